@@ -1,0 +1,140 @@
+/**
+ * Errors: every one has a code, says which operation met which value, and how to mend it.
+ *
+ * @module
+ */
+
+/** The codes of {@linkcode MoatError} and what each means. The documentation is made from this table. */
+export const ERROR_CODES = {
+  INVALID_ARGUMENT: "An argument is of the wrong type or out of its range",
+  UNSUPPORTED_PLATFORM:
+    "The operating system, processor or runtime is not one the library works on",
+  LIBRARY_NOT_FOUND: "A shared library could not be opened",
+  SYSTEM: "A system call failed",
+  HELPER_BROKEN: "The native helper could not be loaded or is not the one that was built",
+  POOL_EXHAUSTED: "The pool has no room for another buffer of this size",
+  POOL_CLOSED: "The pool has been closed",
+  BUFFER_FREED: "The buffer was freed or given away",
+  FOREIGN_BUFFER: "The buffer belongs to another pool",
+  DETACHED_VIEW: "The view's ArrayBuffer is detached",
+  TOO_MANY_OPERATIONS: "More operations are in flight than the process can have",
+  MESSAGE_TOO_LARGE: "The message is larger than what it was to go into",
+  GUARD_TIMEOUT: "An access waited for an operation longer than the pool's guardTimeout",
+  ADDRESS_IN_USE: "Somebody listens at this address already",
+  CONNECTION_REFUSED: "Nobody listens at this address",
+  PERMISSION_DENIED: "The other side is another user, or a file may not be accessed",
+  TIMED_OUT: "The other side did not answer in time",
+  CHANNEL_CLOSED: "The channel has been closed, here or by the peer",
+  ABORTED: "The channel was aborted here",
+  PEER_ABORTED: "The peer aborted the channel",
+  PEER_LOST: "The peer went away without closing the channel",
+  PEER_PROTOCOL: "The peer sent something that is not the protocol",
+} as const;
+
+/** A code of {@linkcode MoatError}. */
+export type ErrorCode = keyof typeof ERROR_CODES;
+
+/** What a {@linkcode MoatError} carries besides its message. */
+export interface MoatErrorOptions {
+  /** How to mend it, in one line. Appended to the message. */
+  hint?: string;
+  /** The error that led to this one. */
+  cause?: unknown;
+  /** The errno of the system call, if one failed. */
+  errno?: number;
+}
+
+/**
+ * An error of this library.
+ *
+ * @example Telling errors apart
+ * ```ts ignore
+ * try {
+ *   await channel.send(buf);
+ * } catch (error) {
+ *   if (error instanceof MoatError && error.code === "PEER_LOST") reconnect();
+ *   else throw error;
+ * }
+ * ```
+ */
+export class MoatError extends Error {
+  /** The name of the class. */
+  override readonly name: string = "MoatError";
+  /** What went wrong, for programs. */
+  readonly code: ErrorCode;
+  /** How to mend it, for people. */
+  readonly hint: string | undefined;
+  /** The errno of the system call, if one failed. */
+  readonly errno: number | undefined;
+
+  /** Makes an error; `message` says what happened to which value. */
+  constructor(code: ErrorCode, message: string, options: MoatErrorOptions = {}) {
+    super(
+      options.hint === undefined ? message : `${message}: ${options.hint}`,
+      "cause" in options ? { cause: options.cause } : undefined,
+    );
+    this.code = code;
+    this.hint = options.hint;
+    this.errno = options.errno;
+  }
+}
+
+/**
+ * An access waited for an operation in flight longer than the pool's `guardTimeout`, or could only
+ * have been ended by the thread that waited. The receive has been withdrawn; its message, should it
+ * come, goes to the next receive.
+ */
+export class GuardTimeoutError extends MoatError {
+  /** The name of the class. */
+  override readonly name = "GuardTimeoutError";
+
+  /** Makes an error with the code `GUARD_TIMEOUT`. */
+  constructor(message: string, options: MoatErrorOptions = {}) {
+    super("GUARD_TIMEOUT", message, options);
+  }
+}
+
+const ERRNO: Record<number, string> = {
+  1: "EPERM",
+  2: "ENOENT",
+  4: "EINTR",
+  5: "EIO",
+  9: "EBADF",
+  11: "EAGAIN",
+  12: "ENOMEM",
+  13: "EACCES",
+  14: "EFAULT",
+  16: "EBUSY",
+  17: "EEXIST",
+  20: "ENOTDIR",
+  22: "EINVAL",
+  23: "ENFILE",
+  24: "EMFILE",
+  26: "ETXTBSY",
+  28: "ENOSPC",
+  30: "EROFS",
+  32: "EPIPE",
+  36: "ENAMETOOLONG",
+  38: "ENOSYS",
+  71: "EPROTO",
+  90: "EMSGSIZE",
+  98: "EADDRINUSE",
+  104: "ECONNRESET",
+  105: "ENOBUFS",
+  110: "ETIMEDOUT",
+  111: "ECONNREFUSED",
+  125: "ECANCELED",
+};
+
+/** The name of an errno. */
+export function errnoName(errno: number): string {
+  return ERRNO[errno] ?? `errno ${errno}`;
+}
+
+/** The error of a failed system call. */
+export function systemError(call: string, errno: number, hint?: string): MoatError {
+  return new MoatError("SYSTEM", `${call} failed: ${errnoName(errno)}`, {
+    errno,
+    ...(hint === undefined ? {} : { hint }),
+  });
+}

@@ -1,0 +1,95 @@
+// The doorbell: one thread for each JavaScript thread that opens channels. It sleeps in epoll_wait over all
+// of that thread's sockets and rings one thread-safe callback, once, until JavaScript has answered.
+// The thread is made by pthread_create (the callback runs the runtime's own code, which needs TLS) and
+// blocks all signals.
+#include "shm.h"
+
+#define MAX_BELLS 256
+enum { WATCH_CONN = 1, WATCH_PLAIN, WATCH_RING };
+
+struct bell { u32 live, pending, stop; s32 epoll, event; void (*ring)(void); };
+static struct bell bells[MAX_BELLS];
+static u32 bells_lock;
+
+struct event {
+  u32 events;
+  u64 data;
+}
+#if defined(__x86_64__)
+__attribute__((packed))
+#endif
+;
+
+EXPORT s32 moat_bell_new(s32 epoll, s32 event, f64 callback) {
+  lock(&bells_lock);
+  s32 i = 0;
+  while (i < MAX_BELLS && bells[i].live) i++;
+  if (i < MAX_BELLS) bells[i] = (struct bell){ 1, 0, 0, epoll, event, (void (*)(void))(u64)callback };
+  unlock(&bells_lock);
+  if (i == MAX_BELLS) return -E_NFILE;
+  struct event e = { 1 /* EPOLLIN */, (u64)WATCH_RING << 32 };
+  s64 r = sys4(NR_epoll_ctl, epoll, 1 /* ADD */, event, &e);
+  return r < 0 ? (s32)r : i;
+}
+
+// Watches a connection's socket (the thread reads the wake-up bytes) or any other descriptor (edge-triggered;
+// JavaScript reads).
+EXPORT s32 moat_bell_watch(s32 bell, s32 fd, s32 conn) {
+  struct event e = { 1u | 0x2000u /* EPOLLIN | EPOLLRDHUP */ | (conn < 0 ? 1u << 31 /* EPOLLET */ : 0),
+                     conn < 0 ? (u64)WATCH_PLAIN << 32 : (u64)WATCH_CONN << 32 | (u32)conn };
+  return (s32)sys4(NR_epoll_ctl, bells[bell].epoll, 1, fd, &e);
+}
+EXPORT s32 moat_bell_unwatch(s32 bell, s32 fd) {
+  struct event e = { 0, 0 };
+  return (s32)sys4(NR_epoll_ctl, bells[bell].epoll, 2 /* DEL */, fd, &e);
+}
+
+static void bell_ring(s32 bell) {
+  if (bell < 0 || bell >= MAX_BELLS || !bells[bell].live) return;
+  u64 one = 1;
+  sys3(NR_write, bells[bell].event, &one, 8);
+}
+
+// JavaScript answers: from now on the bell rings again.
+EXPORT s32 moat_bell_answer(s32 bell) {
+  __atomic_store_n(&bells[bell].pending, 0, __ATOMIC_SEQ_CST);
+  return 0;
+}
+// Tells the thread to end; it closes its descriptors. The callback is not called afterwards.
+EXPORT s32 moat_bell_stop(s32 bell) {
+  store_rel(&bells[bell].stop, 1);
+  bell_ring(bell);
+  return 0;
+}
+EXPORT s32 moat_bell_stopped(s32 bell) { return !load_acq(&bells[bell].live); }
+
+EXPORT void *moat_bell_main(void *arg) {
+  struct bell *b = &bells[(u64)arg];
+  u64 all = ~0ul;
+  sys4(NR_rt_sigprocmask, 0, &all, 0, 8);
+  struct event events[32];
+  while (!load_acq(&b->stop)) {
+    s64 n = sys6(NR_epoll_pwait, b->epoll, (s64)events, 32, -1, 0, 8);
+    if (n < 0 && n != -E_INTR) break;
+    for (s64 k = 0; k < n; k++) {
+      u32 kind = (u32)(events[k].data >> 32), i = (u32)events[k].data;
+      u64 sink[8];
+      if (kind == WATCH_RING) sys3(NR_read, b->event, sink, 8);
+      if (kind != WATCH_CONN) continue;
+      struct conn *c = conn_at((s32)i);
+      if (!c) continue;
+      s64 got;
+      do got = sys6(NR_recvfrom, c->fd, (s64)sink, sizeof sink, 0x40 /* MSG_DONTWAIT */, 0, 0);
+      while (got > 0);
+      if (got != -E_AGAIN && got != -E_INTR) {  // end of file, or the socket is gone: say it once
+        struct event e = { 0, 0 };
+        sys4(NR_epoll_ctl, b->epoll, 2, c->fd, &e);
+        store_rel(&c->hup, 1);
+      }
+    }
+    if (n > 0 && !load_acq(&b->stop) && !__atomic_exchange_n(&b->pending, 1, __ATOMIC_SEQ_CST)) b->ring();
+  }
+  store_rel(&b->live, 0);
+  return 0;
+}
+EXPORT f64 moat_bell_main_address(void) { return (f64)(u64)moat_bell_main; }

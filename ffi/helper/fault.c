@@ -1,0 +1,385 @@
+// The fault handler. It runs on whatever thread touched a guarded page, on that thread's signal stack
+// (Deno: 11,952 bytes, of which the kernel's frame takes up to 3.4 KB), between two instructions of
+// compiled JavaScript. It may take the spin locks of this helper: nobody faults while holding one.
+// It never calls into JavaScript and never waits for JavaScript.
+#include "memory.h"
+
+static void progress_all(void);                            // shm.c: moves every transport of the process on
+static int only_self_can(s32 conn);                        // shm.c: is the other end driven by this very thread?
+static int revoke_receive(s32 op, s32 status);             // shm.c: takes a receive back from its transport
+static void bell_ring(s32 bell);                           // bell.c
+
+struct kaction { void (*handler)(int, void *, void *); u64 flags; void (*restorer)(void); u64 mask; };
+#define SA_SIGINFO 4ul
+#define SA_RESETHAND 0x80000000ul
+#define SA_NODEFER 0x40000000ul
+
+static struct kaction previous, first_previous, self;
+static int have_self, have_first;
+
+static void get_action(struct kaction *a) { sys4(NR_rt_sigaction, SIGSEGV, 0, a, 8); }
+static void set_action(const struct kaction *a) { sys4(NR_rt_sigaction, SIGSEGV, a, 0, 8); }
+
+// ---- what the machine says about a fault
+
+static inline u64 fault_address(void *info) { return *(u64 *)((u8 *)info + 16); }
+static inline s32 fault_code(void *info) { return *(s32 *)((u8 *)info + 8); }
+
+static int fault_is_write(void *context) {
+#if defined(__x86_64__)
+  return (int)(*(u64 *)((u8 *)context + 40 + 19 * 8) >> 1 & 1);  // gregs[REG_ERR], bit 1
+#else
+  // Records of {magic, size} follow the registers; ESR has the "write, not read" bit 6.
+  u8 *r = (u8 *)context + 464;
+  for (int i = 0; i < 8; i++) {
+    u32 magic = *(u32 *)r, size = *(u32 *)(r + 4);
+    if (magic == 0x45535201) return (int)(*(u64 *)(r + 8) >> 6 & 1);
+    if (!magic || !size) break;
+    r += size;
+  }
+  return 0;
+#endif
+}
+
+// ---- faults that are not ours
+
+// Threads that are inside the previous action right now: if that action was installed on top of ours and
+// chains back to us, the fault goes to the action that was there before either.
+static s32 chaining[16];
+
+static void call_action(const struct kaction *a, int sig, void *info, void *context) {
+  u64 old_mask;
+  int sent = fault_code(info) <= 0;
+  if ((u64)a->handler <= 1) {
+    if ((u64)a->handler == 1 && sent) return;  // SIG_IGN: a sent signal is ignored, a real fault is not
+    struct kaction dfl = { 0, 0, 0, 0 };
+    set_action(&dfl);  // returning re-executes the instruction, which now ends the process at the right address
+    if (sent) sys3(NR_tgkill, sys0(NR_getpid), thread_id(), SIGSEGV);
+    return;
+  }
+  u64 mask = a->mask;
+  sys4(NR_rt_sigprocmask, 0 /* SIG_BLOCK */, &mask, &old_mask, 8);
+  if (a->flags & SA_NODEFER) {
+    u64 segv = 1ul << (SIGSEGV - 1);
+    sys4(NR_rt_sigprocmask, 1 /* SIG_UNBLOCK */, &segv, 0, 8);
+  }
+  if (a->flags & SA_RESETHAND) {
+    struct kaction dfl = { 0, 0, 0, 0 };
+    set_action(&dfl);
+  }
+  if (a->flags & SA_SIGINFO)
+    a->handler(sig, info, context);
+  else
+    ((void (*)(int))(void *)a->handler)(sig);
+  sys4(NR_rt_sigprocmask, 2 /* SIG_SETMASK */, &old_mask, 0, 8);
+}
+
+static void chain(int sig, void *info, void *context) {
+  s32 tid = thread_id();
+  int slot = -1;
+  const struct kaction *to = &previous;
+  for (int i = 0; i < 16; i++)
+    if (load_rlx(&chaining[i]) == tid) to = &first_previous;
+  for (int i = 0; i < 16 && slot < 0; i++) {
+    s32 none = 0;
+    if (__atomic_compare_exchange_n(&chaining[i], &none, tid, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) slot = i;
+  }
+  call_action(to, sig, info, context);
+  if (slot >= 0) store_rlx(&chaining[slot], 0);
+  // A *sent* SIGSEGV comes back here. Rust's handler, on its way, resets the action to the default, which
+  // would leave every guarded page deadly: keep what it left as the previous action and stay in front.
+  if (fault_code(info) <= 0 && have_self) {
+    struct kaction now;
+    get_action(&now);
+    if (now.handler != self.handler) {
+      previous = now;
+      set_action(&self);
+    }
+  }
+}
+
+// ---- faults that are ours
+
+struct record { u32 page, offset, pages; s32 op; u8 outcome; };
+
+// Progress is made by the waiting thread itself: spin, then give the CPU away, then sleep in short steps.
+struct waiting { u64 t0, deadline; u32 turns; };
+static void wait_turn(struct waiting *w) {
+  u32 n = w->turns++;
+  if (n < 512)
+    for (int i = 0; i < 8; i++) cpu_relax();
+  else if (n < 4096)
+    sys0(NR_sched_yield);
+  else
+    sleep_ns(n < 8192 ? 50000 : 500000);
+}
+
+// The connection that will complete what a frame waits for, or -1 if that is somebody else's business.
+static s32 conn_of(s32 op) {
+  if (op < 0 || (u32)op >= G.op_high) return -1;
+  struct op *o = &G.op[op];
+  u32 s = load_acq(&o->state);
+  return s == OP_QUEUED || s == OP_POSTED ? o->conn : -1;
+}
+
+// Marks every operation that uses a frame as broken by a write we could not keep from it.
+static void violate(struct pool *p, s32 pool, u32 frame) {
+  for (u32 i = 0; i < G.op_high; i++) {
+    struct op *o = &G.op[i];
+    if (o->pool != pool || o->kind != OP_OUT || (o->state != OP_QUEUED && o->state != OP_POSTED && o->state != OP_HELD))
+      continue;
+    struct runs it = runs_of(p->dev, p->frames, &o->d);
+    struct run r;
+    while (runs_next(&it, &r) == 1)
+      if (frame - r.frame < r.count) o->flags |= OP_VIOLATED;
+  }
+}
+
+// A receive that did not come in time: the receives on this page give up their claim and the page opens.
+static void give_up_receives(struct pool *p, s32 pool, u32 page, s32 status) {
+  for (u32 i = 0; i < G.op_high; i++) {
+    struct op *o = &G.op[i];
+    if (o->pool == pool && o->kind == OP_IN && (o->state == OP_QUEUED || o->state == OP_POSTED || o->state == OP_HELD) &&
+        page - o->page < o->pages)
+      revoke_receive((s32)i, status);
+  }
+  lock(&p->lock);
+  // A device that cannot take a receive back (none here can not) still owns the frame; the page opens anyway.
+  if (p->state[page] == CLOSED) protect(p, page, 1, RW);
+  unlock(&p->lock);
+}
+
+// Waits until no receive (state CLOSED) or no sending operation of the kind that matters holds the page.
+// Called and returns with the pool locked. DID_WAIT, DID_TIMEOUT or DID_DEADLOCK.
+static u8 wait_page(struct pool *p, u32 page, int until_idle, struct waiting *w) {
+  int local_turns = 0;
+  for (;;) {
+    u32 f = p->frame[page];
+    if (p->state[page] == RW) return DID_WAIT;
+    if (p->state[page] == CLOSED ? !p->in[f] : until_idle ? !p->out[f] : !p->hold[f]) return DID_WAIT;
+    s32 conn = conn_of(p->last[f]);
+    unlock(&p->lock);
+    progress_all();
+    u64 now = now_ns();
+    int hopeless = conn >= 0 && only_self_can(conn) && ++local_turns > 2;
+    if (!hopeless && now < w->deadline) wait_turn(w);
+    lock(&p->lock);
+    if (hopeless) return DID_DEADLOCK;
+    if (now >= w->deadline) return DID_TIMEOUT;
+  }
+}
+
+// How many pages this fault is worth: a program that walks through a buffer is given four times as many
+// each time it comes to the next page, so that a rewrite of n pages costs log n faults, and a single write one.
+static u32 predict(struct pool *p, u32 page, u32 most) {
+  u32 s = p->start[page], n = 1;
+  if (s != NONE && p->hint[s] == page) n = p->chunk[s] * 4;
+  return n > most ? most : n;
+}
+static void learn(struct pool *p, u32 page, u32 n) {
+  u32 s = p->start[page];
+  if (s == NONE) return;
+  p->hint[s] = page + n;
+  p->chunk[s] = n;
+}
+
+// The neighbours of a read-only page that are in the same buffer and the same situation.
+static u32 extent(struct pool *p, u32 page, u32 most, int in_flight) {
+  u32 n = 1, s = p->start[page];
+  while (n < most && page + n < p->pages && p->start[page + n] == s && p->state[page + n] == RO) {
+    u32 f = p->frame[page + n];
+    if ((p->out[f] != 0) != in_flight || p->hold[f]) break;
+    n++;
+  }
+  return n;
+}
+
+// A write to a page that is, or was, being sent. The pool is locked, and stays so.
+static u8 write_to_sent(struct pool *p, s32 pool, u32 page, struct record *rec) {
+  struct waiting w = { now_ns(), 0, 0 };
+  w.deadline = w.t0 + p->timeout_ns;
+  u8 waited = 0;
+  if (p->hold[p->frame[page]]) {
+    waited = wait_page(p, page, 0, &w);
+    if (p->state[page] == RW) return waited;
+  }
+  for (;;) {
+    u32 f = p->frame[page];
+    if (!p->out[f]) {  // "only restores the permission"
+      u32 n = extent(p, page, predict(p, page, 1u << 20), 0);
+      int r = protect(p, page, n, RW);
+      while (r && n > 1) r = protect(p, page, n /= 2, RW);
+      if (r) {  // no mapping left to split: open whole neighbourhoods, which needs none
+        u32 a = page, b = page + 1;
+        while (a && p->state[a - 1] == RO && !p->out[p->frame[a - 1]]) a--;
+        while (b < p->pages && p->state[b] == RO && !p->out[p->frame[b]]) b++;
+        r = protect(p, a, b - a, RW);
+        n = b - a;
+      }
+      if (r) return 0;
+      learn(p, page, n);
+      rec->pages = n;
+      return waited ? waited : DID_RESTORE;
+    }
+    u32 n = extent(p, page, predict(p, page, 64), 1);
+    // A completion that is about to come is cheaper than a copy: look for one, for no longer than the
+    // copy would take.
+    s32 conn = conn_of(p->last[f]);
+    if (conn >= 0 && !waited && p->hold[f] == 0) {
+      u64 until = now_ns() + n * G.spin_page_ns;
+      unlock(&p->lock);
+      do {
+        progress_all();
+        for (int i = 0; i < 32; i++) cpu_relax();
+      } while (load_rlx(&p->out[f]) && now_ns() < until && !only_self_can(conn));
+      lock(&p->lock);
+      if (p->state[page] != RO) return DID_RESTORE;  // another thread was faster
+      if (!p->out[p->frame[page]]) continue;
+      n = extent(p, page, n, 1);
+    }
+    u64 t0 = now_ns();
+    int got = privatise(p, page, n);
+    if (got < 0 && n > 1) got = privatise(p, page, 1);
+    if (got > 0) {
+      // The program is about to write all of them: mapping them now saves a fault a page.
+      if (got > 1) sys3(NR_madvise, window_at(p, page), (u64)got << G.page_shift, MADV_POPULATE_WRITE);
+      p->stat[S_PRIVATE_PAGES] += (u64)got;
+      u32 s = p->start[page];
+      if (s != NONE) p->cost[s] += (u32)(now_ns() - t0);
+      learn(p, page, (u32)got);
+      rec->pages = (u32)got;
+      return waited ? waited : DID_PRIVATE;
+    }
+    // No frame, or no mapping: wait like "wait" does, and say so.
+    p->stat[S_DEGRADED]++;
+    if (waited) {  // the time is spent
+      violate(p, pool, p->frame[page]);
+      if (protect(p, page, 1, RW)) return 0;
+      return waited;
+    }
+    waited = wait_page(p, page, 1, &w);
+    if (p->state[page] == RW) return waited;
+  }
+}
+
+// An access to a page being received.
+static u8 access_to_pending(struct pool *p, s32 pool, u32 page) {
+  struct waiting w = { now_ns(), 0, 0 };
+  w.deadline = w.t0 + p->timeout_ns;
+  u8 r = wait_page(p, page, 0, &w);
+  if (p->state[page] != CLOSED) return r;
+  if (r == DID_WAIT) {  // arrived, but the mapping could not be opened then
+    u32 a = page, b = page + 1;
+    while (a && p->state[a - 1] == CLOSED && !p->in[p->frame[a - 1]]) a--;
+    while (b < p->pages && p->state[b] == CLOSED && !p->in[p->frame[b]]) b++;
+    return protect(p, a, b - a, RW) ? 0 : r;
+  }
+  unlock(&p->lock);
+  give_up_receives(p, pool, page, r == DID_DEADLOCK ? -E_BUSY : -E_TIMEDOUT);
+  lock(&p->lock);
+  return r;
+}
+
+static void report(struct pool *p, const struct record *rec, int write, u64 ns) {
+  p->stat[S_FAULTS]++;
+  p->stat[write ? S_WRITE_FAULTS : S_READ_FAULTS]++;
+  if (rec->outcome == DID_RESTORE) p->stat[S_RESTORES]++;
+  if (rec->outcome == DID_TIMEOUT) p->stat[S_TIMEOUTS]++;
+  if (rec->outcome == DID_DEADLOCK) p->stat[S_DEADLOCKS]++;
+  if (rec->outcome >= DID_WAIT) {
+    p->stat[S_WAITS]++;
+    p->stat[S_WAIT_NS] += ns;
+    u64 us = ns / 1000;
+    u32 b = us ? 64 - (u32)__builtin_clzl(us) : 0;
+    p->stat[S_HIST + (b < HIST_BUCKETS ? b : HIST_BUCKETS - 1)]++;
+  }
+  struct fault *r = &p->faults[p->nfaults % FAULT_RING];
+  r->start = p->start[rec->page];
+  r->page = rec->page;
+  r->offset = rec->offset;
+  r->op = rec->op;
+  r->access = (u8)write;
+  r->outcome = rec->outcome;
+  r->pages = (u16)(rec->pages > 0xffff ? 0xffff : rec->pages);
+  r->thread = (u32)thread_id();
+  r->ns = ns;
+  store_rel(&p->nfaults, p->nfaults + 1);
+}
+
+// 1 if the access can be tried again, 0 if it is not ours after all.
+static int pool_fault(s32 pool, u64 address, int write) {
+  struct pool *p = &G.pool[pool];
+  u32 page = (u32)((address - p->win) >> G.page_shift);
+  u64 t0 = now_ns();
+  lock(&p->lock);
+  if (!p->live) {
+    unlock(&p->lock);
+    return 0;
+  }
+  struct record rec = { page, (u32)(address & (G.page_size - 1)), 1, p->last[p->frame[page]], 0 };
+  if (p->state[page] == RO)
+    rec.outcome = write_to_sent(p, pool, page, &rec);
+  else if (p->state[page] == CLOSED)
+    rec.outcome = access_to_pending(p, pool, page);
+  else {
+    // Another thread has opened the page since. If the kernel disagrees, say it again; never loop for ever.
+    p->stat[S_SPURIOUS]++;
+    int r = (int)sys3(NR_mprotect, window_at(p, page), G.page_size, PROT_READ | PROT_WRITE);
+    unlock(&p->lock);
+    return r == 0;
+  }
+  u64 ns = now_ns() - t0;
+  u32 s = p->start[page];
+  // The price of being told, for the "auto" guard: about 1 us a fault went before this handler's clock.
+  if (s != NONE && rec.outcome != DID_PRIVATE) p->cost[s] += (u32)(ns < 1000000000 ? ns : 1000000000);
+  if (s != NONE) p->cost[s] += 1000;
+  if (rec.outcome) report(p, &rec, write, ns);
+  s32 bell = rec.outcome && p->notify ? p->bell : -1;
+  unlock(&p->lock);
+  if (bell >= 0) bell_ring(bell);
+  return rec.outcome != 0;
+}
+
+static int peer_fault(u64 address);  // shm.c: a receiver writes to a message it reads in place
+
+EXPORT void moat_on_segv(int sig, void *info, void *context) {
+  if (fault_code(info) > 0) {
+    u64 a = fault_address(info);
+    for (s32 i = 0, n = (s32)load_acq(&G.pool_high); i < n; i++)
+      if (load_acq(&G.pool[i].live) && a - G.pool[i].win < G.pool[i].win_bytes) {
+        if (pool_fault(i, a, fault_is_write(context))) return;
+        break;
+      }
+    if (peer_fault(a)) return;
+  }
+  chain(sig, info, context);
+}
+
+// ---- installation: JavaScript calls before(), sigaction(2), after()
+
+EXPORT s32 moat_handler_before(void) {
+  struct kaction now;
+  get_action(&now);
+  if (now.handler == moat_on_segv) return 1;  // already ours
+  previous = now;
+  if (!have_first) {
+    first_previous = now;
+    have_first = 1;
+  }
+  return 0;
+}
+EXPORT s32 moat_handler_after(void) {
+  struct kaction now;
+  get_action(&now);
+  if (now.handler != moat_on_segv) return -E_INVAL;
+  self = now;
+  have_self = 1;
+  return 0;
+}
+// 1 while faults still come to us. Somebody else's action here means every guarded page would loop or kill.
+EXPORT s32 moat_handler_ours(void) {
+  struct kaction now;
+  get_action(&now);
+  return now.handler == moat_on_segv;
+}
+EXPORT f64 moat_handler_address(void) { return (f64)(u64)moat_on_segv; }

@@ -1,0 +1,112 @@
+// Pools, frames, windows and operations: the tables the fault handler reads.
+//
+// One memfd per pool, mapped twice. The device view is linear, always read-write, never protected and
+// never remapped; devices and this helper use nothing else. The window is what JavaScript sees; only it
+// is ever protected or remapped. A frame is one page of the memfd; `frame[]` says which frame is behind
+// each page of the window.
+//
+// Who may touch what: every field of a pool is read and written under `pool.lock`, except `live`, `win`
+// and `win_bytes`, which the handler reads without it to find out whose address it has.
+#ifndef MOAT_MEMORY_H
+#define MOAT_MEMORY_H
+#include "sys.h"
+
+#define MAX_POOLS 256
+#define MAX_OPS (1u << 18)
+#define NONE 0xffffffffu
+
+enum guard { GUARD_NONE, GUARD_WAIT, GUARD_COW, GUARD_MOVE, GUARD_COPY };
+enum prot { RW, RO, CLOSED };  // what the window page allows the program
+enum outcome { DID_RESTORE = 1, DID_PRIVATE, DID_WAIT, DID_TIMEOUT, DID_DEADLOCK, DID_DEGRADE };
+enum op_kind { OP_OUT = 1, OP_IN, OP_TAKE };
+enum op_state { OP_FREE, OP_HELD, OP_QUEUED, OP_POSTED, OP_DONE };
+enum op_flag { OP_STAGED = 1, OP_VIOLATED = 2, OP_PARKED = 4 };
+
+// The order is mirrored in lib/memory/stats.ts.
+enum stat {
+  S_FAULTS, S_READ_FAULTS, S_WRITE_FAULTS, S_RESTORES, S_PRIVATE_PAGES, S_WAITS, S_WAIT_NS, S_TIMEOUTS, S_DEADLOCKS,
+  S_DEGRADED, S_SPURIOUS, S_MENDED, S_ARMS, S_ARM_PAGES, S_FOREIGN_PRIVATE, S_COUNT,
+  S_HIST = 16, HIST_BUCKETS = 24  // waits by log2 of microseconds
+};
+#define STATS (S_HIST + HIST_BUCKETS)
+
+struct run { u32 frame, count; };
+
+// A message as a list of runs of frames. It is also the descriptor on the wire (64 bytes).
+enum desc_kind { D_EAGER = 1, D_PAGES, D_TABLE };
+struct desc {
+  u32 id;      // the sender's operation; the receiver echoes it to release the message
+  u32 kind;
+  u64 len;     // bytes
+  u32 off;     // D_EAGER: offset in the eager ring. Otherwise: first byte in the first frame
+  u32 nruns;
+  struct run run[4];
+  u32 table;   // D_TABLE: first frame of the run list, which fills frames and links to the next by its last entry
+  u32 zero;
+};
+
+struct op {
+  u32 state;
+  u8 kind, guard;
+  u16 flags;
+  s32 pool, conn;
+  u32 page, pages;  // the window pages the operation covers; page is NONE when it has none (eager copies)
+  u32 off;          // first byte in the first page
+  s32 status;       // 0 or -errno once done
+  u64 len, got;     // bytes asked for, bytes received
+  struct desc d;
+  u64 src;          // OP_STAGED: address of the bytes, kept alive by JavaScript until the operation is done
+  u32 next_free;
+  u32 last_table;   // last frame of the run list, for appending
+  u32 seq;          // receives: the peer's descriptor number
+  u32 pad[7];
+};
+_Static_assert(sizeof(struct desc) == 64, "desc is the wire format");
+_Static_assert(sizeof(struct op) == 160, "op is mirrored in ffi/layout.ts");
+
+struct fault {  // what onFault is told; mirrored in lib/memory/faults.ts
+  u32 start, page, offset;
+  s32 op;
+  u8 access, outcome;
+  u16 pages;
+  u32 thread;
+  u64 ns;
+};
+#define FAULT_RING 1024
+
+struct pool {
+  u32 live, lock;
+  u64 win, win_bytes, dev;
+  u32 pages, frames;
+  u32 *frame;    // [pages] frame behind the page
+  u8 *state;     // [pages] enum prot
+  u32 *start;    // [pages] first page of the buffer it belongs to, or NONE
+  u32 *hint;     // [pages] at a buffer's first page: the page its next fault is expected at
+  u32 *chunk;    // [pages] at a buffer's first page: pages the last fault was worth
+  u32 *cost;     // [pages] at a buffer's first page: ns spent on guards since JavaScript last asked
+  u32 *out;      // [frames] operations that send it
+  u32 *hold;     // [frames] of those, how many make a writer wait
+  u32 *in;       // [frames] operations that receive into it
+  u32 *owner;    // [frames] window page it is behind, or NONE
+  s32 *last;     // [frames] the latest operation on it, for reports
+  u64 *free;     // bitmap, 1 = free
+  u32 nfree, cursor;
+  u64 timeout_ns;
+  u32 notify;    // ring the bell for every fault (an onFault hook is set)
+  s32 bell;
+  u64 *stat;
+  struct fault *faults;
+  u64 nfaults;
+};
+
+static struct {
+  u32 page_size, page_shift;
+  struct pool pool[MAX_POOLS];
+  u32 pool_high;     // no pool at or above
+  struct op *op;
+  u32 op_lock, op_free, op_high, ops_live;
+  s64 maps_used, maps_budget;
+  u64 spin_page_ns;  // how long a write may wait for a completion instead of copying one page
+} G;
+
+#endif

@@ -1,0 +1,62 @@
+// The shared-memory transport: two processes, each with a sealed pool and a sealed ring that only its owner
+// can write. All that a side tells the other stands in its own ring: descriptors of messages, releases of
+// the other's messages, and whether it sleeps. Neither can damage the other, so everything read from the
+// other side's ring is only checked, never trusted.
+#ifndef MOAT_SHM_H
+#define MOAT_SHM_H
+#include "memory.h"
+
+#define RING_SLOTS 1024u        // descriptors under way
+#define RELEASE_SLOTS 16384u    // messages the peer may hold at a time
+#define EAGER_BYTES (256u << 10)
+#define EAGER_MAX (16u << 10)   // larger messages travel as pages
+
+enum { RING_OPEN = 1, RING_FINISHED, RING_ABORTED };           // what a side says of itself
+enum { WANT_MESSAGE = 1, WANT_RELEASE = 2, WANT_SPACE = 4 };   // what a sleeper wants to be woken for
+
+struct ring {  // layout of the ring's memfd; mirrored in ffi/layout.ts
+  _Alignas(64) u64 tx_tail;   // descriptors published
+  _Alignas(64) u64 rx_head;   // descriptors of the peer consumed
+  _Alignas(64) u64 rel_tail;  // releases published
+  _Alignas(64) u32 want;
+  u32 want_seq;               // changes each time its owner goes to sleep: one wake is enough
+  _Alignas(64) u32 state;
+  u32 pid, tid;
+  _Alignas(4096) struct desc desc[RING_SLOTS];
+  u32 rel[RELEASE_SLOTS];
+  u8 eager[EAGER_BYTES];
+};
+_Static_assert(sizeof(struct ring) == 4096 + 65536 + 65536 + EAGER_BYTES, "mirrored in ffi/layout.ts");
+
+enum { CONN_OPEN, CONN_ENDED, CONN_LOST, CONN_BROKEN, CONN_ABORTED, CONN_PEER_ABORTED };
+enum { HELD = 1, PRIVATE = 2 };  // flags of a page of the peer's memory as the program sees it
+
+struct queue { s32 head, tail; };  // of operations, linked by op.next_free
+
+struct conn {
+  u32 live, lock;
+  u32 state, hup;
+  s32 pool, fd, peer_fd, bell;
+  s32 local_tid;        // the thread that drives the other end, if that is in this process; else 0
+  u32 checks;
+  struct ring *mine;
+  const struct ring *theirs;
+  u64 peer_dev;         // the peer's pool, read-only and never remapped: what this helper reads
+  u64 view;             // the same again, and behind it the arena for aliases: what JavaScript reads
+  u32 peer_frames, arena;
+  u8 *flags;            // [peer_frames + arena]
+  u32 *alias;           // [arena] frame behind the page
+  u32 hint, chunk;      // next page a private copy is expected for, and the size of the last step
+  struct queue sq, rq, cq;  // to publish; waiting for a message; done, for JavaScript
+  u64 tx_tail, tx_seen; // published; of those, consumed by the peer
+  u64 eager_tail, eager_freed;
+  u32 inflight, woke_seq;
+  u64 rx_next, rel_seen;
+  struct op taken;      // the message moat_conn_take hands over, and the operation moat_conn_next reports:
+  struct op done;       // JavaScript reads both here
+  u64 eager_end[RING_SLOTS];
+  u8 scratch[EAGER_MAX];
+};
+#define MAX_CONNS 4096
+
+#endif

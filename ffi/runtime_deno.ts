@@ -1,0 +1,86 @@
+/**
+ * Deno's foreign function interface behind {@linkcode Runtime}.
+ *
+ * @module
+ */
+import type { CType, Functions, Runtime, Symbols, ThreadSafeCallback } from "./runtime.ts";
+
+const TYPES: Record<CType, Deno.NativeResultType> = {
+  void: "void",
+  i32: "i32",
+  u32: "u32",
+  f64: "f64",
+  size: "isize",
+  address: "pointer",
+  buffer: "buffer",
+};
+
+type Native = (...args: unknown[]) => unknown;
+
+// Deno wants 64-bit integers as bigint (a number costs 68 ns instead of 3) and pointers as objects.
+// Functions without either, all the hot ones, are passed on as they are.
+function wrap(fn: Native, parameters: readonly CType[], result: CType): Native {
+  const inward = parameters.map((type) =>
+    type === "size"
+      ? (value: unknown): unknown => BigInt(value as number)
+      : type === "address"
+      ? (value: unknown): unknown => Deno.UnsafePointer.create(BigInt(value as number))
+      : undefined
+  );
+  const outward = result === "size"
+    ? (value: unknown): unknown => Number(BigInt.asIntN(64, BigInt(value as bigint)))
+    : result === "address"
+    ? (value: unknown): unknown =>
+      Number(BigInt.asIntN(64, Deno.UnsafePointer.value(value as Deno.PointerValue)))
+    : undefined;
+  if (!outward && inward.every((f) => f === undefined)) return fn;
+  return (...args) => {
+    const out = fn(...args.map((value, i) => {
+      const convert = inward[i];
+      return convert ? convert(value) : value;
+    }));
+    return outward ? outward(out) : out;
+  };
+}
+
+function open<S extends Symbols>(path: string, symbols: S): Functions<S> {
+  const foreign: Record<string, Deno.ForeignFunction> = {};
+  for (const [name, { parameters, result }] of Object.entries(symbols)) {
+    foreign[name] = {
+      parameters: parameters.map((type) => TYPES[type] as Deno.NativeType),
+      result: TYPES[result],
+    };
+  }
+  const library = Deno.dlopen(path, foreign);
+  const functions: Record<string, Native> = {};
+  for (const [name, { parameters, result }] of Object.entries(symbols)) {
+    functions[name] = wrap(library.symbols[name] as unknown as Native, parameters, result);
+  }
+  return functions as unknown as Functions<S>;
+}
+
+function callback(fn: () => void): ThreadSafeCallback {
+  const made = Deno.UnsafeCallback.threadSafe({ parameters: [], result: "void" }, fn);
+  made.unref();
+  return {
+    address: Number(Deno.UnsafePointer.value(made.pointer)),
+    close: () => made.close(),
+  };
+}
+
+/** Deno's implementation. */
+export function openDeno(version: string): Runtime {
+  return {
+    name: "deno",
+    version,
+    open,
+    addressOf: (view) =>
+      Number(Deno.UnsafePointer.value(Deno.UnsafePointer.of(view as Uint8Array<ArrayBuffer>))),
+    viewOf: (address, bytes) =>
+      Deno.UnsafePointerView.getArrayBuffer(
+        Deno.UnsafePointer.create(BigInt(address)) as Deno.PointerObject,
+        bytes,
+      ),
+    callback,
+  };
+}

@@ -1,0 +1,639 @@
+/**
+ * Channels: messages of any size, many in flight.
+ *
+ * @module
+ */
+import { GuardTimeoutError, MoatError } from "../ffi/errors.ts";
+import {
+  describe,
+  type Operation,
+  type PoolCore,
+  type Region,
+  resolveData,
+} from "./memory/core.ts";
+import { type Guard, isGuard, type ReceiveGuard } from "./memory/guard.ts";
+import type { PoolBuffer } from "./memory/buffer.ts";
+import type { Pool } from "./memory/pool.ts";
+import { Message } from "./message.ts";
+import { reactor, type Source } from "./reactor.ts";
+import type { Arrival, Ended, Transport } from "./transport.ts";
+
+/** What can be sent, and received into: pool memory without copying, other memory by copying. */
+export type Data = PoolBuffer | ArrayBufferView | ArrayBuffer;
+
+/** Settings of {@linkcode Channel.send}. */
+export interface SendOptions {
+  /** What a write to the data does while it is in flight. `"auto"` by default. */
+  guard?: Guard;
+  /** Stops the waiting, not the send: the guard stays until the device is done. */
+  signal?: AbortSignal;
+}
+
+/** What became of a send. */
+export interface SendResult {
+  /** Bytes sent. */
+  bytes: number;
+  /** The guard it had. */
+  guard: Exclude<Guard, "auto">;
+  /** True if the transport read the program's own pages. */
+  zeroCopy: boolean;
+}
+
+/** Settings of {@linkcode Channel.recv}. */
+export interface ReceiveOptions {
+  /** What an access to the buffer does before the message is there. `"wait"` by default. */
+  guard?: ReceiveGuard;
+  /** Takes the receive back, unless its message is there already. */
+  signal?: AbortSignal;
+}
+
+/** What became of a receive into a buffer. */
+export interface ReceiveResult {
+  /** Bytes received, from the start of the buffer on. */
+  bytes: number;
+}
+
+/** Settings of {@linkcode Channel.close}. */
+export interface CloseOptions {
+  /** Gives up waiting for the peer: the channel is aborted. */
+  signal?: AbortSignal;
+}
+
+interface Pending extends Operation {
+  readonly bytes: number;
+  readonly guard: Exclude<Guard, "auto"> | undefined;
+  /** Keeps staged bytes, and the buffer of a receive into foreign memory. */
+  readonly keep: unknown;
+  resolve(ended: Ended): void;
+  reject(reason: unknown): void;
+  settled: boolean;
+  held: boolean;
+}
+
+/** A message in the peer's pages that this side has not released. Nothing here keeps its view alive. */
+interface Lease {
+  readonly memory: WeakRef<ArrayBuffer>;
+  readonly release: (escaped: boolean) => void;
+}
+
+const EAGAIN = 11, EPIPE = 32, EPROTO = 71, EMSGSIZE = 90, ECONNRESET = 104, ENOBUFS = 105;
+const ETIMEDOUT = 110, ECANCELED = 125, EOWNERDEAD = 130, EBUSY = 16, ENOMEM = 12;
+
+const COPIED: Promise<SendResult>[] = [];
+
+let make: (
+  core: PoolCore,
+  transport: Transport,
+  spin: number,
+  onDestroy: () => void,
+) => Channel;
+
+/**
+ * A connection that carries whole messages, in order.
+ *
+ * Any number of sends and receives may be in flight. A receiver that does not receive holds the sender
+ * back: its sends queue, guarded, until there is room. `for await (using message of channel)` receives
+ * until the peer closes.
+ */
+export class Channel implements AsyncDisposable, AsyncIterable<Message> {
+  readonly #core: PoolCore;
+  readonly #transport: Transport;
+  readonly #spin: number;
+  readonly #pending = new Map<number, Pending>();
+  readonly #leases = new Set<Lease>();
+  readonly #dropped = new FinalizationRegistry<Lease>((lease) => this.#endLease(lease));
+  readonly #onDestroy: () => void;
+  readonly #source: Source = {
+    poll: () => this.#poll(),
+    arm: () => !this.#destroyed && this.#transport.arm(),
+  };
+  #phase: "open" | "closing" | "closed" | "aborted" = "open";
+  #reason: unknown;
+  #referenced = true;
+  #drained: (() => void)[] = [];
+  #destroyed = false;
+
+  static {
+    make = (core, transport, spin, onDestroy) => new Channel(core, transport, spin, onDestroy);
+  }
+
+  private constructor(core: PoolCore, transport: Transport, spin: number, onDestroy: () => void) {
+    this.#core = core;
+    this.#transport = transport;
+    this.#spin = spin * 1000;
+    this.#onDestroy = onDestroy;
+    reactor().add(this.#source, transport.fd, transport.conn);
+  }
+
+  /** The pool whose buffers it sends and receives. */
+  get pool(): Pool {
+    return this.#core.pool;
+  }
+
+  /** The transport's name: `"shm"`. */
+  get transport(): string {
+    return this.#transport.name;
+  }
+
+  /** The other side, for people to read. */
+  get peer(): string {
+    return this.#transport.peer;
+  }
+
+  /** True once the channel has been closed or aborted here, or its connection has ended. */
+  get closed(): boolean {
+    return this.#phase !== "open" || this.#transport.state() !== "open";
+  }
+
+  // ---- sending
+
+  /**
+   * Sends a message. What is sent is what `data` holds at the call; `data` may be touched at once.
+   *
+   * Resolves when the data is no longer needed: for copied data at once, else when the receiver has
+   * released the message.
+   *
+   * @param data pool memory (a buffer, or any view of one) is sent from where it is; other memory is copied
+   * @throws {MoatError} As a rejection: `INVALID_ARGUMENT`, `BUFFER_FREED`, `DETACHED_VIEW`, `FOREIGN_BUFFER`
+   * or `MESSAGE_TOO_LARGE` for what cannot be sent; `CHANNEL_CLOSED`, `ABORTED`, `PEER_ABORTED`, `PEER_LOST`
+   * or `PEER_PROTOCOL` for how the channel ended; `TOO_MANY_OPERATIONS`; `GUARD_TIMEOUT` in the one case
+   * where a write could neither wait nor get a private page; or `signal.reason`.
+   */
+  send(data: Data, options: SendOptions = {}): Promise<SendResult> {
+    try {
+      return this.#send(data, options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  #send(data: Data, options: SendOptions): Promise<SendResult> {
+    const asked = options.guard ?? "auto";
+    if (!isGuard(asked)) {
+      throw new MoatError("INVALID_ARGUMENT", `send with the guard ${describe(asked)}`, {
+        hint: 'use "auto", "cow", "wait", "move", "copy" or "none"',
+      });
+    }
+    options.signal?.throwIfAborted();
+    this.#assertOpen("send");
+    const core = this.#core;
+    const { region, bytes } = resolveData(core, data, "send");
+    const length = bytes.byteLength;
+    if (asked === "move") this.#assertWhole(region);
+    const small = length <= this.#transport.eagerMax;
+
+    if (length === 0 || (small && (asked === "auto" || asked === "copy" || !region))) {
+      const r = this.#transport.eager(bytes);
+      if (r === 0) {
+        this.#count("copy", length, length);
+        if (asked === "move" && region) core.retire(region.state);
+        return length < 4
+          ? COPIED[length] ??= Promise.resolve(copied(length))
+          : Promise.resolve(copied(length));
+      }
+      if (r !== -EAGAIN) throw this.#errorOf(r, "send");
+    }
+
+    let guard: Exclude<Guard, "auto"> = !region || length === 0
+      ? "copy"
+      : asked === "auto"
+      ? (small ? "copy" : core.chooseAuto(region))
+      : asked;
+    let op = -ENOBUFS, keep: unknown;
+    if (guard !== "copy") {
+      op = core.out(region!, bytes, guard);
+      if (op === -ENOMEM || op === -ENOBUFS) { // no mapping or no frame: the copy is as safe
+        core.counters.toCopy++;
+        guard = "copy";
+      } else if (op < 0) throw core.refusal("send", op);
+    }
+    if (guard === "copy") {
+      op = core.outCopy(bytes);
+      if (op === -ENOBUFS) {
+        const staged = bytes.slice();
+        op = core.outStaged(staged);
+        keep = staged;
+      }
+      if (op < 0) throw core.refusal("send", op);
+    }
+    this.#count(guard, length, guard === "copy" ? length : 0);
+    const result = new Promise<SendResult>((resolve, reject) => {
+      this.#begin(op, {
+        kind: "send",
+        state: guard === "copy" ? undefined : region?.state,
+        stack: core.stack(),
+        bytes: length,
+        guard,
+        keep,
+        resolve: () => resolve({ bytes: length, guard, zeroCopy: guard !== "copy" }),
+        reject,
+        settled: false,
+        held: false,
+      }, options.signal);
+    });
+    if (asked === "move") core.retire(region!.state);
+    this.#transport.send(op);
+    reactor().wake(this.#source);
+    return result;
+  }
+
+  #assertWhole(region: Region | undefined): void {
+    if (region && region.offset === 0 && region.length === region.state.byteLength) return;
+    throw new MoatError(
+      "INVALID_ARGUMENT",
+      region
+        ? 'send of a part of a buffer with the guard "move"'
+        : 'send of memory outside the pool with the guard "move"',
+      { hint: "move gives a whole buffer away: pass the PoolBuffer itself" },
+    );
+  }
+
+  #count(guard: Exclude<Guard, "auto">, bytes: number, copiedBytes: number): void {
+    const counters = this.#core.counters;
+    counters.sends[guard]++;
+    counters.bytesSent += bytes;
+    counters.bytesCopiedOut += copiedBytes;
+  }
+
+  // ---- receiving
+
+  /**
+   * Receives the next message, or `null` when the peer has closed.
+   *
+   * @throws {MoatError} As a rejection: how the channel ended, or `signal.reason`.
+   */
+  recv(): Promise<Message | null>;
+  /**
+   * Receives the next message into a buffer. An access to the buffer waits until the message is there.
+   * Resolves to `null`, with the buffer as it was, when the peer has closed.
+   *
+   * @throws {MoatError} As a rejection: `MESSAGE_TOO_LARGE` if the message does not fit (it stays for the
+   * next receive), {@linkcode GuardTimeoutError} if an access waited in vain (likewise), how the channel
+   * ended, or `signal.reason`.
+   */
+  recv(into: Data, options?: ReceiveOptions): Promise<ReceiveResult | null>;
+  recv(into?: Data, options: ReceiveOptions = {}): Promise<Message | ReceiveResult | null> {
+    try {
+      return into === undefined || isOptions(into)
+        ? this.#recvMessage((into as ReceiveOptions | undefined) ?? {})
+        : this.#recvInto(into, options);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  #recvMessage({ signal }: ReceiveOptions): Promise<Message | null> {
+    signal?.throwIfAborted();
+    this.#assertOpen("recv");
+    const got = this.#transport.take(this.#spin);
+    if (got === 1) return Promise.resolve(this.#message(this.#transport.taken()));
+    if (got === -EPIPE) return Promise.resolve(null);
+    if (got < 0) throw this.#errorOf(got, "recv");
+    const op = this.#core.helper.moat_take_new(this.#core.index);
+    if (op < 0) throw this.#core.refusal("recv", op);
+    return new Promise<Message | null>((resolve, reject) => {
+      this.#post(op, {
+        kind: "recv",
+        state: undefined,
+        stack: this.#core.stack(),
+        bytes: 0,
+        guard: undefined,
+        keep: undefined,
+        resolve: (ended) =>
+          resolve(
+            ended.status === -EPIPE ? null : this.#message(this.#transport.arrived(ended.op)),
+          ),
+        reject,
+        settled: false,
+        held: false,
+      }, signal);
+    });
+  }
+
+  #recvInto(into: Data, { guard = "wait", signal }: ReceiveOptions): Promise<ReceiveResult | null> {
+    if (guard !== "wait" && guard !== "none") {
+      throw new MoatError("INVALID_ARGUMENT", `recv with the guard ${describe(guard)}`, {
+        hint: 'use "wait" or "none"',
+      });
+    }
+    signal?.throwIfAborted();
+    this.#assertOpen("recv");
+    const core = this.#core, { region, bytes } = resolveData(core, into, "recv");
+    if (bytes.byteLength === 0) {
+      throw new MoatError("INVALID_ARGUMENT", "recv into a buffer of 0 bytes", {
+        hint: "call recv() without a buffer to receive a message of any size",
+      });
+    }
+    // Memory outside the pool gets its bytes from a buffer of the pool, once they are there.
+    const through = region ? undefined : core.pool.alloc(bytes.byteLength);
+    let target = region;
+    if (through) target = resolveData(core, through, "recv").region;
+    const op = core.in(target!, through ? "none" : guard);
+    return new Promise<ReceiveResult | null>((resolve, reject) => {
+      this.#post(op, {
+        kind: "recv",
+        state: target!.state,
+        stack: core.stack(),
+        bytes: bytes.byteLength,
+        guard: undefined,
+        keep: bytes,
+        resolve: ({ status, got }) => {
+          if (status === -EPIPE) resolve(null);
+          else {
+            core.counters.bytesReceived += got;
+            core.counters.bytesCopiedIn += got;
+            if (through) bytes.set(through.bytes.subarray(0, got));
+            resolve({ bytes: got });
+          }
+          through?.free();
+        },
+        reject: (reason) => {
+          through?.free();
+          reject(reason);
+        },
+        settled: false,
+        held: false,
+      }, signal);
+    });
+  }
+
+  #post(op: number, pending: Pending, signal: AbortSignal | undefined): void {
+    this.#begin(op, pending, signal);
+    this.#transport.recv(op);
+    this.#poll();
+    reactor().wake(this.#source);
+  }
+
+  #message({ bytes, copied, release }: Arrival): Message {
+    if (copied) return new Message(bytes, true, nothing);
+    const lease = { memory: new WeakRef(bytes.buffer), release };
+    this.#leases.add(lease);
+    this.#dropped.register(bytes.buffer, lease, lease);
+    return new Message(bytes, false, () => this.#endLease(lease));
+  }
+
+  // Detaches the view, then tells the transport that nobody reads the pages any more.
+  #endLease(lease: Lease): void {
+    if (!this.#leases.delete(lease)) return;
+    this.#dropped.unregister(lease);
+    const memory = lease.memory.deref(), escaped = memory?.detached ?? false;
+    if (!escaped) memory?.transfer(0);
+    lease.release(escaped);
+  }
+
+  /** Receives message after message, until the peer closes or the channel is closed here. */
+  async *[Symbol.asyncIterator](): AsyncIterableIterator<Message> {
+    while (this.#phase === "open") {
+      let message: Message | null;
+      try {
+        message = await this.recv();
+      } catch (error) {
+        if (error instanceof MoatError && error.code === "CHANNEL_CLOSED") return;
+        throw error;
+      }
+      if (message === null) return;
+      yield message;
+    }
+  }
+
+  // ---- operations in flight
+
+  #begin(op: number, pending: Pending, signal: AbortSignal | undefined): void {
+    this.#core.began(op, pending);
+    this.#pending.set(op, pending);
+    if (this.#referenced) this.#hold(pending);
+    if (!signal) return;
+    const abort = (): void => {
+      if (pending.settled) return;
+      if (pending.kind === "recv") {
+        this.#transport.cancel(op);
+        this.#poll();
+      }
+      this.#settle(pending, () => pending.reject(signal.reason));
+    };
+    signal.addEventListener("abort", abort, { once: true });
+    const { resolve, reject } = pending;
+    const done = (): void => signal.removeEventListener("abort", abort);
+    pending.resolve = (ended) => (done(), resolve(ended));
+    pending.reject = (reason) => (done(), reject(reason));
+  }
+
+  #hold(pending: Pending): void {
+    pending.held = true;
+    reactor().hold(1);
+  }
+
+  #settle(pending: Pending, tell: () => void): void {
+    if (pending.settled) return;
+    pending.settled = true;
+    if (pending.held) reactor().hold(-1);
+    tell();
+  }
+
+  // Collects what has ended.
+  #poll(): boolean {
+    if (this.#destroyed) return false;
+    let any = false;
+    for (let ended; (ended = this.#transport.next());) {
+      any = true;
+      const pending = this.#pending.get(ended.op);
+      this.#pending.delete(ended.op);
+      if (pending) {
+        const { op, status, got } = ended;
+        if (status === 0 || (status === -EPIPE && pending.kind === "recv")) {
+          // A message for nobody: its receive was given up just as it came. It must not be lost unseen.
+          if (pending.settled && pending.kind === "recv" && !pending.state && status === 0) {
+            const arrival = this.#transport.arrived(op);
+            if (!arrival.copied) arrival.release(false);
+          }
+          this.#settle(pending, () => pending.resolve(ended));
+        } else {
+          this.#settle(
+            pending,
+            () => pending.reject(this.#errorOf(status, pending.kind, pending.bytes, got)),
+          );
+        }
+      }
+      this.#core.ended(ended.op);
+    }
+    if (!this.#transport.busy()) {
+      for (const resolve of this.#drained.splice(0)) resolve();
+      if (this.#phase === "aborted") this.#destroy();
+    }
+    return any;
+  }
+
+  // ---- the end
+
+  #assertOpen(what: string): void {
+    this.#core.assertOpen();
+    if (this.#phase === "aborted") {
+      throw new MoatError("ABORTED", `${what} on a channel that was aborted`, {
+        cause: this.#reason,
+      });
+    }
+    if (this.#phase !== "open") {
+      throw new MoatError("CHANNEL_CLOSED", `${what} on a closed channel`, {
+        hint: "connect again",
+      });
+    }
+  }
+
+  #errorOf(status: number, what: string, room = 0, got = 0): MoatError {
+    const peer = this.#transport.peer;
+    switch (-status) {
+      case EPIPE:
+        return new MoatError("CHANNEL_CLOSED", `${what}: ${peer} has closed the channel`);
+      case ECONNRESET:
+        return new MoatError(
+          "PEER_LOST",
+          `${what}: ${peer} went away without closing the channel`,
+          {
+            hint: "it was killed, crashed, or exited without close()",
+          },
+        );
+      case EPROTO:
+        return new MoatError("PEER_PROTOCOL", `${what}: ${peer} sent what is not the protocol`, {
+          hint: "the channel has been cut off",
+        });
+      case EOWNERDEAD:
+        return new MoatError("PEER_ABORTED", `${what}: ${peer} aborted the channel`);
+      case EMSGSIZE:
+        return new MoatError(
+          "MESSAGE_TOO_LARGE",
+          `${what}: a message of ${got} bytes does not fit the buffer of ${room}`,
+          { hint: "receive it again into a larger buffer, or with recv() alone" },
+        );
+      case ETIMEDOUT:
+        return new GuardTimeoutError(
+          `${what}: an access to the buffer waited longer than guardTimeout`,
+          {
+            hint:
+              "await the operation before using the buffer, or raise Pool.create({ guardTimeout })",
+          },
+        );
+      case EBUSY:
+        return new GuardTimeoutError(
+          `${what}: the buffer was used by the thread that drives both ends, so the wait could not end`,
+          {
+            hint: "await the operation first, or put the other end into another Worker or process",
+          },
+        );
+      case ECANCELED:
+        return this.#phase === "aborted"
+          ? new MoatError("ABORTED", `${what}: the channel was aborted`, { cause: this.#reason })
+          : new MoatError("CHANNEL_CLOSED", `${what}: the channel was closed`);
+      default:
+        return this.#core.refusal(what, status);
+    }
+  }
+
+  /**
+   * Waits until the peer has received and released everything that was sent, then closes. Receives that
+   * wait end with `CHANNEL_CLOSED`; messages not yet released are.
+   */
+  async close(options: CloseOptions = {}): Promise<void> {
+    if (this.#phase === "aborted" || this.#phase === "closed") return;
+    if (this.#phase === "open") this.#phase = "closing";
+    for (const [op, { kind }] of this.#pending) if (kind === "recv") this.#transport.cancel(op);
+    this.#poll();
+    const { signal } = options;
+    const abort = (): void => this.abort(signal?.reason);
+    signal?.addEventListener("abort", abort, { once: true });
+    if (signal?.aborted) abort();
+    while (this.#phase === "closing" && this.#transport.busy()) {
+      reactor().hold(1);
+      reactor().wake(this.#source);
+      await new Promise<void>((resolve) => this.#drained.push(resolve));
+      reactor().hold(-1);
+    }
+    signal?.removeEventListener("abort", abort);
+    if (this.#phase !== "closing") return;
+    this.#phase = "closed";
+    this.#letGo();
+    this.#transport.end(false);
+    this.#poll();
+    this.#destroy();
+  }
+
+  /**
+   * Ends the channel at once: everything pending is rejected with `ABORTED`. Pages the peer is still
+   * reading stay guarded until it has let go of them or is gone.
+   *
+   * @param reason becomes the `cause` of the errors
+   */
+  abort(reason?: unknown): void {
+    if (this.#phase === "aborted" || this.#phase === "closed") return;
+    this.#phase = "aborted";
+    this.#reason = reason;
+    this.#letGo();
+    for (const pending of this.#pending.values()) {
+      this.#settle(pending, () => pending.reject(this.#errorOf(-ECANCELED, pending.kind)));
+    }
+    this.#transport.end(true);
+    for (const resolve of this.#drained.splice(0)) resolve();
+    reactor().wake(this.#source);
+    this.#poll();
+  }
+
+  #letGo(): void {
+    for (const lease of [...this.#leases]) this.#endLease(lease);
+  }
+
+  #destroy(): void {
+    if (this.#destroyed) return;
+    this.#destroyed = true;
+    reactor().remove(this.#source, this.#transport.fd);
+    this.#transport.destroy();
+    this.#onDestroy();
+  }
+
+  /** The same as {@linkcode close}. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /** Lets pending operations keep the process alive. The default. */
+  ref(): void {
+    this.#referenced = true;
+    for (const pending of this.#pending.values()) {
+      if (!pending.held && !pending.settled) this.#hold(pending);
+    }
+  }
+
+  /** Lets the process end though operations are pending. */
+  unref(): void {
+    this.#referenced = false;
+    for (const pending of this.#pending.values()) {
+      if (!pending.held || pending.settled) continue;
+      pending.held = false;
+      reactor().hold(-1);
+    }
+  }
+}
+
+/**
+ * Makes a channel of a connection.
+ *
+ * @param spin microseconds that `recv()` looks for a message before it sleeps
+ * @param onDestroy called when the channel has ended
+ */
+export function makeChannel(
+  core: PoolCore,
+  transport: Transport,
+  spin: number,
+  onDestroy: () => void,
+): Channel {
+  return make(core, transport, spin, onDestroy);
+}
+
+function copied(bytes: number): SendResult {
+  return { bytes, guard: "copy", zeroCopy: false };
+}
+
+function nothing(): void {}
+
+function isOptions(value: unknown): boolean {
+  return typeof value === "object" && value !== null &&
+    Object.getPrototypeOf(value) === Object.prototype;
+}

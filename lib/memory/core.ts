@@ -1,0 +1,468 @@
+/**
+ * The inside of a pool: its two mappings, its buffers, and operations on their pages.
+ *
+ * @module
+ */
+import { GuardTimeoutError, MoatError, systemError } from "../../ffi/errors.ts";
+import { type Helper, helper, QUERY } from "../../ffi/helper.ts";
+import { ensureHandler } from "../../ffi/sigsegv.ts";
+import { C, checked, cString, libc, map, pageSize } from "../../ffi/libc.ts";
+import { runtime } from "../../ffi/runtime.ts";
+import { FAULT } from "../../ffi/layout.ts";
+import type { BufferState, PoolBuffer } from "./buffer.ts";
+import { calibrate, type Calibration } from "./calibrate.ts";
+import { type Fault, NO_PAGE, readFault } from "./faults.ts";
+import { type Guard, GUARD_NUMBER, type ReceiveGuard } from "./guard.ts";
+import type { Pool } from "./pool.ts";
+import { Ranges } from "./ranges.ts";
+import { Counters } from "./stats.ts";
+
+/** A part of a buffer. */
+export interface Region {
+  readonly state: BufferState;
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** What an operation on pool pages needs until it ends, and whom to tell. */
+export interface Operation {
+  readonly kind: "send" | "recv";
+  readonly state: BufferState | undefined;
+  readonly stack: string | undefined;
+}
+
+/** The settings of a pool after defaults. */
+export interface CoreOptions {
+  bytes: number;
+  reserve: number;
+  guardTimeout: number;
+  copyThreshold: number | undefined;
+  trace: boolean;
+}
+
+const EBUSY = 16, ENOMEM = 12, ENFILE = 23, ENOBUFS = 105;
+
+// Which buffer an ArrayBuffer belongs to, over all pools of this isolate: how sub-views are recognised.
+const buffers = new WeakMap<ArrayBufferLike, BufferState>();
+const states = new WeakMap<PoolBuffer, BufferState>();
+
+// Operations in flight of this isolate, by the helper's number.
+const operations: (Operation | undefined)[] = [];
+
+/** The inside of a {@linkcode Pool}. */
+export class PoolCore {
+  readonly pool: Pool;
+  readonly helper: Helper;
+  readonly index: number;
+  readonly pageSize: number;
+  readonly pages: number;
+  readonly frames: number;
+  readonly memfd: number;
+  /** The linear view of all frames, always read-write: what devices use. */
+  readonly device: number;
+  /** What buffers are made of. */
+  readonly window: number;
+  readonly counters: Counters = new Counters();
+  readonly trace: boolean;
+  readonly copyThreshold: number;
+  readonly #fixedThreshold: boolean;
+  readonly #calibration: Calibration;
+  readonly #ranges: Ranges;
+  readonly #live = new Set<BufferState>();
+  readonly #collected: FinalizationRegistry<BufferState>;
+  #faultRing: DataView;
+  #faultsSeen = 0;
+  #busy = 0;
+  #idle: (() => void)[] = [];
+  #closed = false;
+  /** Somebody outside may still look at the window: keep its addresses reserved after close. */
+  keepAddresses = false;
+  onFault: ((fault: Fault) => void) | undefined;
+
+  constructor(pool: Pool, options: CoreOptions) {
+    this.pool = pool;
+    this.helper = helper();
+    this.pageSize = pageSize();
+    this.pages = Math.ceil(options.bytes / this.pageSize);
+    this.frames = this.pages + Math.ceil(options.reserve / this.pageSize);
+    this.trace = options.trace;
+    this.#calibration = calibrate();
+    this.#fixedThreshold = options.copyThreshold !== undefined;
+    this.copyThreshold = options.copyThreshold ?? this.#calibration.threshold;
+    const size = this.frames * this.pageSize;
+    const flags = C.MFD_CLOEXEC | C.MFD_ALLOW_SEALING;
+    this.memfd = checked("memfd_create", libc().memfd_create(cString("moat-pool"), flags));
+    try {
+      checked(`ftruncate of the pool to ${size} bytes`, libc().ftruncate(this.memfd, size));
+      const prot = C.PROT_READ | C.PROT_WRITE;
+      this.device = map(size, prot, C.MAP_SHARED, this.memfd);
+      this.window = map(this.pages * this.pageSize, prot, C.MAP_SHARED, this.memfd);
+      // From here on nobody, we included, can map it writable again or cut it off: a peer may have it.
+      const seals = C.F_SEAL_SHRINK | C.F_SEAL_GROW | C.F_SEAL_FUTURE_WRITE | C.F_SEAL_SEAL;
+      checked("sealing the pool", libc().fcntl(this.memfd, C.F_ADD_SEALS, seals));
+      this.index = this.helper.moat_pool_add(
+        this.window,
+        this.device,
+        this.pages,
+        this.frames,
+        options.guardTimeout * 1e6,
+      );
+      if (this.index < 0) {
+        throw systemError("adding a pool", -this.index, "a process can have 256 pools");
+      }
+    } catch (error) {
+      libc().close(this.memfd);
+      throw error;
+    }
+    this.#ranges = new Ranges(this.pages);
+    this.#faultRing = new DataView(
+      runtime().viewOf(
+        this.helper.moat_query(QUERY.faults, this.index),
+        FAULT.size * FAULT.entries,
+      ),
+    );
+    // A buffer nobody can reach any more comes back by itself.
+    this.#collected = new FinalizationRegistry((state) => {
+      if (!state.freed) this.retire(state);
+    });
+  }
+
+  // ---- buffers
+
+  /** Takes pages for a buffer. */
+  takePages(byteLength: number): { page: number; pages: number } {
+    this.assertOpen();
+    const pages = Math.ceil(byteLength / this.pageSize);
+    const page = this.#ranges.take(pages);
+    if (page < 0) {
+      const free = this.#ranges.available * this.pageSize;
+      throw new MoatError(
+        "POOL_EXHAUSTED",
+        `alloc of ${byteLength} bytes: ${free} of the pool's ${
+          this.pages * this.pageSize
+        } bytes are free` +
+          (free >= byteLength ? ", but not in one piece" : ""),
+        { hint: "free buffers, or make the pool larger" },
+      );
+    }
+    this.helper.moat_buf_open(this.index, page, pages);
+    return { page, pages };
+  }
+
+  /** Remembers a new buffer. */
+  adopt(buffer: PoolBuffer, memory: ArrayBuffer, state: BufferState): void {
+    states.set(buffer, state);
+    buffers.set(memory, state);
+    this.#live.add(state);
+    // The buffer and every view of it hold the ArrayBuffer; nothing here does.
+    this.#collected.register(memory, state, state);
+  }
+
+  /** Detaches a buffer's view; its pages are free when no operation holds them. */
+  retire(state: BufferState): void {
+    state.freed = true;
+    this.#collected.unregister(state);
+    const memory = state.memory.deref();
+    if (memory?.detached) this.keepAddresses = true; // transferred: an alias is somewhere
+    else memory?.transfer(0);
+    if (state.busy === 0) this.#recycle(state);
+  }
+
+  #recycle(state: BufferState): void {
+    this.#live.delete(state);
+    if (this.#closed) return;
+    this.helper.moat_buf_close(this.index, state.page, state.pages);
+    this.#ranges.give(state.page, state.pages);
+  }
+
+  /** Gives back write permission that finished sends left to be restored. */
+  unguardIdle(state: BufferState): void {
+    if (state.freed || this.#closed) return;
+    const left = this.helper.moat_restore(this.index, state.page, state.pages);
+    state.guarded = left !== 0;
+  }
+
+  assertOpen(): void {
+    if (this.#closed) {
+      throw new MoatError("POOL_CLOSED", "the pool has been closed", {
+        hint: "make another with Pool.create()",
+      });
+    }
+  }
+
+  assertLive(state: BufferState): void {
+    this.assertOpen();
+    if (state.freed) {
+      throw new MoatError("BUFFER_FREED", "the buffer has been freed or given away", {
+        hint: "allocate another with pool.alloc()",
+      });
+    }
+  }
+
+  // ---- operations
+
+  /** Starts a send of a region with its pages under a guard. Returns its number, or -errno. */
+  out(region: Region, bytes: Uint8Array, guard: Exclude<Guard, "auto" | "copy">): number {
+    const { state, offset, length } = region;
+    if (guard === "cow" || guard === "wait") {
+      ensureHandler(this.helper);
+      state.guarded = true;
+    }
+    const first = Math.floor(offset / this.pageSize);
+    const pages = Math.ceil((offset + length) / this.pageSize) - first;
+    const page = state.page + first, within = offset - first * this.pageSize;
+    for (let tries = 0;; tries++) {
+      const op = this.helper.moat_out(
+        this.index,
+        page,
+        pages,
+        within,
+        length,
+        GUARD_NUMBER[guard],
+      );
+      if (op !== -EBUSY) return op;
+      // A receive is pending on a page: what is to be sent is what it will hold. Reading it waits.
+      if (tries === 3) {
+        throw new GuardTimeoutError("send of a buffer that is still being received", {
+          hint: "await the receive first",
+        });
+      }
+      let sink = 0;
+      for (let at = 0; at < length; at += this.pageSize) sink ^= bytes[at]!;
+      sink ^= bytes[length - 1]!;
+      touched = sink;
+    }
+  }
+
+  /** Starts a send of a copy. Returns its number, or -errno. */
+  outCopy(bytes: Uint8Array): number {
+    return this.helper.moat_out_copy(this.index, bytes, bytes.byteLength);
+  }
+
+  /** Starts a send of bytes that go into frames when some are free; the caller keeps `bytes`. */
+  outStaged(bytes: Uint8Array): number {
+    const most = (this.frames - this.pages) * this.pageSize;
+    if (bytes.byteLength > most) {
+      throw new MoatError(
+        "MESSAGE_TOO_LARGE",
+        `a copy of ${bytes.byteLength} bytes does not fit the pool's reserve of ${most} bytes`,
+        { hint: "send a PoolBuffer, or give Pool.create() a larger reserve" },
+      );
+    }
+    this.counters.staged++;
+    return this.helper.moat_out_staged(this.index, runtime().addressOf(bytes), bytes.byteLength);
+  }
+
+  /** Starts a receive into a region. Returns its number. */
+  in(region: Region, guard: ReceiveGuard): number {
+    const { state, offset, length } = region;
+    if (guard === "wait") ensureHandler(this.helper);
+    const first = Math.floor(offset / this.pageSize);
+    const pages = Math.max(1, Math.ceil((offset + length) / this.pageSize) - first);
+    const op = this.helper.moat_in(
+      this.index,
+      state.page + first,
+      pages,
+      offset - first * this.pageSize,
+      length,
+      GUARD_NUMBER[guard],
+    );
+    if (op < 0) throw this.refusal("recv", op);
+    return op;
+  }
+
+  /** The error for an operation the helper refused. */
+  refusal(what: string, errno: number): MoatError {
+    if (errno === -ENFILE) {
+      return new MoatError(
+        "TOO_MANY_OPERATIONS",
+        `${what}: 262144 operations are in flight in this process`,
+        { hint: "await some of them first" },
+      );
+    }
+    if (errno === -ENOMEM || errno === -ENOBUFS) {
+      return new MoatError(
+        "POOL_EXHAUSTED",
+        `${what}: no ${errno === -ENOMEM ? "mapping" : "frame"} is left for the guard`,
+        {
+          errno: -errno,
+          hint: errno === -ENOMEM
+            ? "raise vm.max_map_count (sysctl), or send larger pieces"
+            : "give Pool.create() a larger reserve",
+        },
+      );
+    }
+    return systemError(what, -errno);
+  }
+
+  /** The guard `"auto"` is for a region. */
+  chooseAuto({ state, length }: Region): "copy" | "cow" {
+    if (this.#fixedThreshold) return length < this.copyThreshold ? "copy" : "cow";
+    return state.auto.choose(
+      length,
+      () => this.helper.moat_buf_cost(this.index, state.page),
+      this.#calibration.copyCost,
+    );
+  }
+
+  /** Notes that an operation has begun. */
+  began(op: number, operation: Operation): void {
+    operations[op] = operation;
+    this.#busy++;
+    if (operation.state) operation.state.busy++;
+  }
+
+  /** Notes that an operation has ended; its number may be used again after this. */
+  ended(op: number): void {
+    if (this.onFault) this.drainFaults();
+    const operation = operations[op];
+    if (!operation) return;
+    operations[op] = undefined;
+    this.helper.moat_op_free(op);
+    const { state } = operation;
+    if (state && --state.busy === 0 && state.freed) this.#recycle(state);
+    if (--this.#busy === 0) { for (const resolve of this.#idle.splice(0)) resolve(); }
+  }
+
+  /** The stack of the caller's caller, if the pool traces. */
+  stack(): string | undefined {
+    return this.trace ? new Error().stack?.split("\n").slice(3).join("\n") : undefined;
+  }
+
+  // ---- faults
+
+  /** Tells `onFault` what has happened since the last time. */
+  drainFaults(): void {
+    if (this.#closed) return;
+    const count = this.helper.moat_query(QUERY.faultCount, this.index);
+    if (count === this.#faultsSeen) return;
+    const from = Math.max(this.#faultsSeen, count - FAULT.entries);
+    this.#faultsSeen = count;
+    const tell = this.onFault;
+    if (!tell) return;
+    for (let i = from; i < count; i++) {
+      const record = readFault(this.#faultRing, i);
+      const operation = operations[record.op];
+      const gone = record.start === NO_PAGE;
+      tell({
+        offset: (gone ? record.page : record.page - record.start) * this.pageSize + record.offset,
+        bufferPage: gone ? undefined : record.start,
+        access: record.write ? "write" : "read",
+        operation: operation?.kind,
+        stack: operation?.stack,
+        outcome: record.outcome,
+        pages: record.pages,
+        nanoseconds: record.nanoseconds,
+        thread: record.thread,
+      });
+    }
+  }
+
+  /** Starts counting faults from here. */
+  skipFaults(): void {
+    this.#faultsSeen = this.helper.moat_query(QUERY.faultCount, this.index);
+  }
+
+  // ---- the end
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** Bytes of the window that no buffer has. */
+  get bytesAvailable(): number {
+    return this.#ranges.available * this.pageSize;
+  }
+
+  /** Resolves when no operation is in flight. */
+  idle(): Promise<void> {
+    return this.#busy === 0
+      ? Promise.resolve()
+      : new Promise((resolve) => this.#idle.push(resolve));
+  }
+
+  /** Detaches every view and unmaps the memory. No operation may be in flight. */
+  destroy(): void {
+    if (this.#closed) return;
+    for (const state of this.#live) if (!state.freed) this.retire(state);
+    this.#closed = true;
+    (this.#faultRing.buffer as ArrayBuffer).transfer(0);
+    this.helper.moat_pool_remove(this.index);
+    const bytes = this.pages * this.pageSize;
+    if (this.keepAddresses) {
+      // Somebody may still hold a view: it shall read zeros, not somebody else's memory.
+      const flags = C.MAP_PRIVATE | C.MAP_ANONYMOUS | C.MAP_NORESERVE | C.MAP_FIXED;
+      map(bytes, C.PROT_READ | C.PROT_WRITE, flags, -1, 0, this.window);
+    } else {
+      libc().munmap(this.window, bytes);
+    }
+    libc().munmap(this.device, this.frames * this.pageSize);
+    libc().close(this.memfd);
+  }
+}
+
+/** Keeps reads that are made only to wait from being optimised away. */
+export let touched = 0;
+
+// ---- what was passed as a buffer
+
+/** Pool memory, or bytes from elsewhere. */
+export type Resolved = { region: Region; bytes: Uint8Array } | {
+  region: undefined;
+  bytes: Uint8Array;
+};
+
+/**
+ * Finds out what was passed where a buffer is wanted.
+ *
+ * @throws {MoatError} `INVALID_ARGUMENT`, `BUFFER_FREED`, `DETACHED_VIEW` or `FOREIGN_BUFFER`
+ */
+export function resolveData(core: PoolCore, data: unknown, what: string): Resolved {
+  const whole = states.get(data as PoolBuffer);
+  if (whole) {
+    whole.core.assertLive(whole);
+    assertSame(core, whole, what);
+    const memory = whole.memory.deref()!;
+    assertAttached(memory, what);
+    const region = { state: whole, offset: 0, length: whole.byteLength };
+    return { region, bytes: new Uint8Array(memory) };
+  }
+  const view = ArrayBuffer.isView(data)
+    ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+    : data instanceof ArrayBuffer || data instanceof SharedArrayBuffer
+    ? new Uint8Array(data)
+    : undefined;
+  if (!view) {
+    throw new MoatError("INVALID_ARGUMENT", `${what}: ${describe(data)} is not a buffer`, {
+      hint: "pass a PoolBuffer, a typed array, a DataView or an ArrayBuffer",
+    });
+  }
+  if (!(view.buffer instanceof SharedArrayBuffer)) assertAttached(view.buffer, what);
+  const state = buffers.get(view.buffer);
+  if (!state) return { region: undefined, bytes: view };
+  assertSame(core, state, what);
+  return { region: { state, offset: view.byteOffset, length: view.byteLength }, bytes: view };
+}
+
+function assertSame(core: PoolCore, state: BufferState, what: string): void {
+  if (state.core !== core) {
+    throw new MoatError("FOREIGN_BUFFER", `${what}: the buffer belongs to another pool`, {
+      hint: "use a buffer of the pool the channel was made with",
+    });
+  }
+}
+
+function assertAttached(buffer: ArrayBuffer, what: string): void {
+  if (buffer.detached) {
+    throw new MoatError("DETACHED_VIEW", `${what}: the view's ArrayBuffer is detached`, {
+      hint: "its buffer was freed, moved or transferred; take buffer.bytes again, or allocate",
+    });
+  }
+}
+
+/** Names a value in an error message. */
+export function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (value === null || typeof value !== "object") return String(value);
+  return value.constructor?.name ?? "an object";
+}

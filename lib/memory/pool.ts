@@ -1,0 +1,185 @@
+/**
+ * Pools of page-guarded memory.
+ *
+ * @module
+ */
+import { MoatError } from "../../ffi/errors.ts";
+import { QUERY } from "../../ffi/helper.ts";
+import { timesReplaced } from "../../ffi/sigsegv.ts";
+import { faultBell } from "../reactor.ts";
+import { makeBuffer, type PoolBuffer } from "./buffer.ts";
+import { describe, PoolCore } from "./core.ts";
+import type { Fault } from "./faults.ts";
+import { combine, type PoolStats, readNative } from "./stats.ts";
+
+/** Settings of a {@linkcode Pool}. */
+export interface PoolOptions {
+  /** Bytes that buffers can be made of, rounded up to whole pages. 64 MiB by default. */
+  bytes?: number;
+  /**
+   * Bytes of further frames for private pages and eager copies; half of `bytes` by default. Memory is
+   * used only when a page is first written.
+   */
+  reserve?: number;
+  /** Milliseconds an access may wait for an operation in flight. 10,000 by default. */
+  guardTimeout?: number;
+  /**
+   * Bytes below which `"auto"` copies and from which it is `"cow"`. By default the cheaper of the two is
+   * found by measuring, for each buffer.
+   */
+  copyThreshold?: number;
+  /** Records the stack of every call that starts an operation, for {@linkcode Pool.onFault}. */
+  trace?: boolean;
+}
+
+let access: (pool: Pool) => PoolCore;
+
+/**
+ * Memory for zero-copy I/O whose buffers may be touched while they are being sent or received.
+ *
+ * A pool is one block of shared memory, mapped twice: devices use one view, the program the other, and
+ * only the program's view is ever protected. See {@linkcode Guard}.
+ *
+ * @example A pool and a buffer
+ * ```ts
+ * import { Pool } from "@moat/rdma";
+ *
+ * await using pool = Pool.create({ bytes: 16 << 20 });
+ * using buf = pool.alloc(1 << 20);
+ * buf.bytes.fill(7);
+ * ```
+ */
+export class Pool implements AsyncDisposable {
+  readonly #core: PoolCore;
+  #onFault: ((fault: Fault) => void) | undefined;
+
+  static {
+    access = (pool) => pool.#core;
+  }
+
+  private constructor(options: PoolOptions) {
+    const bytes = size("bytes", options.bytes ?? 64 << 20, 1);
+    this.#core = new PoolCore(this, {
+      bytes,
+      reserve: size("reserve", options.reserve ?? Math.max(Math.ceil(bytes / 2), 1 << 20), 0),
+      guardTimeout: milliseconds(options.guardTimeout ?? 10_000),
+      copyThreshold: options.copyThreshold === undefined
+        ? undefined
+        : size("copyThreshold", options.copyThreshold, 0),
+      trace: options.trace ?? false,
+    });
+  }
+
+  /**
+   * Makes a pool.
+   *
+   * @throws {MoatError} `INVALID_ARGUMENT` for a size or time that cannot be; `SYSTEM` when the memory
+   * cannot be had; `UNSUPPORTED_PLATFORM`, `LIBRARY_NOT_FOUND` or `HELPER_BROKEN` where the library
+   * cannot work at all.
+   */
+  static create(options: PoolOptions = {}): Pool {
+    return new Pool(options);
+  }
+
+  /** Bytes that buffers can be made of. */
+  get byteLength(): number {
+    return this.#core.pages * this.#core.pageSize;
+  }
+
+  /**
+   * Makes a buffer of `bytes` bytes, on pages of its own.
+   *
+   * @throws {MoatError} `INVALID_ARGUMENT` for a size that cannot be, `POOL_EXHAUSTED` when there is no
+   * room, `POOL_CLOSED`.
+   */
+  alloc(bytes: number): PoolBuffer {
+    size("alloc", bytes, 1);
+    if (bytes > this.byteLength) {
+      throw new MoatError(
+        "INVALID_ARGUMENT",
+        `alloc of ${bytes} bytes: the pool has ${this.byteLength}`,
+        { hint: "make the pool larger, or the buffer smaller" },
+      );
+    }
+    const { page, pages } = this.#core.takePages(bytes);
+    return makeBuffer(this.#core, page, pages, bytes);
+  }
+
+  /**
+   * Called for every fault on a guarded page, soon after it: how to find the line that waits. Runs on
+   * the pool's thread from its event loop, never inside the access itself. At most the last 1024 faults
+   * since the previous call are told; {@linkcode stats} counts all.
+   */
+  get onFault(): ((fault: Fault) => void) | undefined {
+    return this.#onFault;
+  }
+  set onFault(listener: ((fault: Fault) => void) | undefined) {
+    if (this.#core.closed) return;
+    if (listener && !this.#onFault) this.#core.skipFaults();
+    this.#onFault = this.#core.onFault = listener;
+    const bell = listener ? faultBell(this.#core) : -1;
+    this.#core.helper.moat_pool_notify(this.#core.index, listener ? 1 : 0, bell);
+  }
+
+  /**
+   * Counters: what the guards did, what was copied, what had to make do with less.
+   *
+   * @throws {MoatError} `POOL_CLOSED`
+   */
+  stats(): PoolStats {
+    const core = this.#core;
+    core.assertOpen();
+    core.drainFaults();
+    return combine(readNative(core.helper, core.index), core.counters, {
+      bytes: this.byteLength,
+      bytesAvailable: core.bytesAvailable,
+      reserveFrames: core.frames - core.pages,
+      freeFrames: core.helper.moat_query(QUERY.freeFrames, core.index),
+      mappings: {
+        used: core.helper.moat_query(QUERY.mapsUsed, core.index),
+        budget: core.helper.moat_query(QUERY.mapsBudget, core.index),
+      },
+      handlerReplaced: timesReplaced(),
+    });
+  }
+
+  /**
+   * Waits until no operation is in flight, detaches every view and gives the memory back. Close the
+   * channels that use the pool first.
+   */
+  async close(): Promise<void> {
+    await this.#core.idle();
+    this.onFault = undefined;
+    this.#core.destroy();
+  }
+
+  /** The same as {@linkcode close}. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+/** The inside of a pool, for the rest of the library. */
+export function coreOf(pool: Pool): PoolCore {
+  return access(pool);
+}
+
+function size(what: string, value: unknown, least: number): number {
+  if (typeof value !== "number" || !Number.isFinite(value) || value < least || value % 1 !== 0) {
+    throw new MoatError(
+      "INVALID_ARGUMENT",
+      `${what} of ${describe(value)} bytes`,
+      { hint: `pass a whole number of bytes, at least ${least}` },
+    );
+  }
+  return value;
+}
+
+function milliseconds(value: unknown): number {
+  if (typeof value !== "number" || !(value >= 0) || value > 86_400_000) {
+    throw new MoatError("INVALID_ARGUMENT", `guardTimeout of ${describe(value)}`, {
+      hint: "pass milliseconds, from 0 to 86400000 (a day)",
+    });
+  }
+  return value;
+}

@@ -1,0 +1,43 @@
+/**
+ * Messages as they are received.
+ *
+ * @module
+ */
+/**
+ * A whole message. Large ones lie in the sender's pages and are read there: until {@linkcode release},
+ * the sender's send has not completed. A write to {@linkcode bytes} goes to a private copy of the page.
+ *
+ * @example Released at the end of the block
+ * ```ts ignore
+ * for await (using message of channel) {
+ *   console.log(message.bytes.length);
+ * }
+ * ```
+ */
+export class Message implements Disposable {
+  /** The bytes. Detached (length 0) after {@linkcode release}, unless the message was {@linkcode copied}. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** The length of the message in bytes; still known after it was released. */
+  readonly byteLength: number;
+  /** True if the bytes are a copy of their own: small messages, and some in very scattered pages. */
+  readonly copied: boolean;
+  readonly #release: () => void;
+
+  /** Messages are made by {@linkcode Channel.recv}. */
+  constructor(bytes: Uint8Array<ArrayBuffer>, copied: boolean, release: () => void) {
+    this.bytes = bytes;
+    this.byteLength = bytes.byteLength;
+    this.copied = copied;
+    this.#release = release;
+  }
+
+  /** Lets the sender have its pages back. The second time it does nothing. */
+  release(): void {
+    this.#release();
+  }
+
+  /** The same as {@linkcode release}. */
+  [Symbol.dispose](): void {
+    this.#release();
+  }
+}

@@ -1,0 +1,273 @@
+/**
+ * The shared-memory transport: one connection.
+ *
+ * Each side maps the other's pool read-only and reads messages where they lie; releasing a message is the
+ * sender's completion. What moves messages along is in the helper (ffi/helper/shm.c), because a fault
+ * handler that waits must be able to do it.
+ *
+ * @module
+ */
+import { MoatError, systemError } from "../../ffi/errors.ts";
+import { C, checked, cString, libc, map } from "../../ffi/libc.ts";
+import { DESC, DESC_KIND, OP, OP_PARKED, RING } from "../../ffi/layout.ts";
+import { runtime } from "../../ffi/runtime.ts";
+import type { PoolCore } from "../memory/core.ts";
+import { Ranges } from "../memory/ranges.ts";
+import type { Arrival, Ended, Transport, TransportState } from "../transport.ts";
+import type { Greeting } from "./hello.ts";
+import { peerCredentials } from "./socket.ts";
+
+const STATES: readonly TransportState[] = [
+  "open",
+  "ended",
+  "lost",
+  "broken",
+  "aborted",
+  "peer-aborted",
+];
+
+/** Our half of the memory of a connection. */
+export interface OwnRing {
+  fd: number;
+  address: number;
+}
+
+/** Makes the ring that this side writes and the other reads. */
+export function makeRing(core: PoolCore): OwnRing {
+  const flags = C.MFD_CLOEXEC | C.MFD_ALLOW_SEALING;
+  const fd = checked("memfd_create", libc().memfd_create(cString("moat-ring"), flags));
+  try {
+    checked("ftruncate of a ring", libc().ftruncate(fd, RING.size));
+    const address = map(RING.size, C.PROT_READ | C.PROT_WRITE, C.MAP_SHARED, fd);
+    const seals = C.F_SEAL_SHRINK | C.F_SEAL_GROW | C.F_SEAL_FUTURE_WRITE | C.F_SEAL_SEAL;
+    checked("sealing a ring", libc().fcntl(fd, C.F_ADD_SEALS, seals));
+    const view = runtime().viewOf(address, RING.tid + 4);
+    new DataView(view).setUint32(RING.state, RING.open, true);
+    new DataView(view).setUint32(RING.pid, libc().getpid(), true);
+    new DataView(view).setUint32(RING.tid, core.helper.moat_thread_id(), true);
+    view.transfer(0);
+    return { fd, address };
+  } catch (error) {
+    libc().close(fd);
+    throw error;
+  }
+}
+
+/** Gives back a ring that did not come to be used. */
+export function dropRing(ring: OwnRing): void {
+  libc().munmap(ring.address, RING.size);
+  libc().close(ring.fd);
+}
+
+/** One `shm://` connection. */
+export class ShmTransport implements Transport {
+  readonly name = "shm";
+  readonly peer: string;
+  readonly eagerMax = RING.eagerMax;
+  readonly fd: number;
+  readonly conn: number;
+  readonly #core: PoolCore;
+  readonly #ring: OwnRing;
+  readonly #greeting: Greeting;
+  readonly #theirs: number;
+  readonly #device: number;
+  readonly #view: number;
+  readonly #arena: Ranges;
+  readonly #report: DataView;
+  readonly #scratch: Uint8Array;
+  #escaped = false;
+
+  /** Maps what the peer offers. The descriptors are this object's from here on, also if it throws. */
+  constructor(core: PoolCore, fd: number, ring: OwnRing, greeting: Greeting, address: string) {
+    this.#core = core;
+    this.fd = fd;
+    this.#ring = ring;
+    this.#greeting = greeting;
+    const { pid } = peerCredentials(fd);
+    this.peer = `${address} (process ${pid})`;
+    const bytes = greeting.frames * core.pageSize, view = C.MAP_SHARED;
+    const undo: (() => void)[] = [];
+    const mapped = (length: number, prot: number, flags: number, from: number, at = 0): number => {
+      const where = map(length, prot, flags, from, 0, at);
+      if (at === 0) undo.push(() => libc().munmap(where, length));
+      return where;
+    };
+    try {
+      this.#theirs = mapped(RING.size, C.PROT_READ, view, greeting.ringFd);
+      this.#device = mapped(bytes, C.PROT_READ, view, greeting.poolFd);
+      // Once more for JavaScript to read, and behind it as much again for aliases of scattered messages.
+      const reserve = C.MAP_PRIVATE | C.MAP_ANONYMOUS | C.MAP_NORESERVE;
+      this.#view = mapped(bytes * 2, C.PROT_NONE, reserve, -1);
+      mapped(bytes, C.PROT_READ, view | C.MAP_FIXED, greeting.poolFd, this.#view);
+      this.#arena = new Ranges(greeting.frames);
+      this.conn = core.helper.moat_conn_add(
+        core.index,
+        fd,
+        greeting.poolFd,
+        ring.address,
+        this.#theirs,
+        this.#device,
+        this.#view,
+        greeting.frames,
+        greeting.frames,
+        pid === libc().getpid() ? this.#threadOf(this.#theirs) : 0,
+      );
+      if (this.conn < 0) throw systemError("adding a connection", -this.conn);
+    } catch (error) {
+      for (const step of undo.reverse()) step();
+      dropRing(ring);
+      for (const each of [fd, greeting.poolFd, greeting.ringFd]) libc().close(each);
+      throw error;
+    }
+    const report = core.helper.moat_conn_report(this.conn);
+    this.#report = new DataView(runtime().viewOf(report, OP.size * 2));
+    this.#scratch = new Uint8Array(RING.eagerMax);
+  }
+
+  #threadOf(ring: number): number {
+    const view = runtime().viewOf(ring, RING.tid + 4);
+    const tid = new DataView(view).getInt32(RING.tid, true);
+    view.transfer(0);
+    return tid;
+  }
+
+  eager(bytes: Uint8Array): number {
+    return this.#core.helper.moat_conn_eager(this.conn, bytes, bytes.byteLength);
+  }
+
+  send(op: number): void {
+    this.#core.helper.moat_conn_send(this.conn, op);
+  }
+
+  recv(op: number): void {
+    this.#core.helper.moat_conn_recv(this.conn, op);
+  }
+
+  cancel(op: number): void {
+    this.#core.helper.moat_conn_cancel(op);
+  }
+
+  take(spin: number): number {
+    return this.#core.helper.moat_conn_take(this.conn, spin);
+  }
+
+  next(): Ended | undefined {
+    const op = this.#core.helper.moat_conn_next(this.conn);
+    if (op < 0) return undefined;
+    return {
+      op,
+      status: this.#report.getInt32(OP.size + OP.status, true),
+      got: Number(this.#report.getBigUint64(OP.size + OP.got, true)),
+    };
+  }
+
+  taken(): Arrival {
+    return this.#open(-1, 0);
+  }
+
+  arrived(op: number): Arrival {
+    return this.#open(op, OP.size);
+  }
+
+  state(): TransportState {
+    return STATES[this.#core.helper.moat_conn_state(this.conn)] ?? "aborted";
+  }
+
+  arm(): boolean {
+    return this.#core.helper.moat_conn_arm(this.conn) === 1;
+  }
+
+  busy(): boolean {
+    return this.#core.helper.moat_conn_busy(this.conn) > 0;
+  }
+
+  end(abort: boolean): void {
+    this.#core.helper.moat_conn_end(this.conn, abort ? 1 : 0);
+  }
+
+  destroy(): void {
+    const r = this.#core.helper.moat_conn_remove(this.conn);
+    if (r < 0) throw systemError("removing a connection", -r);
+    const bytes = this.#greeting.frames * this.#core.pageSize;
+    (this.#report.buffer as ArrayBuffer).transfer(0);
+    if (this.#escaped) {
+      const flags = C.MAP_PRIVATE | C.MAP_ANONYMOUS | C.MAP_NORESERVE | C.MAP_FIXED;
+      map(bytes * 2, C.PROT_READ | C.PROT_WRITE, flags, -1, 0, this.#view);
+    } else {
+      libc().munmap(this.#view, bytes * 2);
+    }
+    libc().munmap(this.#device, bytes);
+    libc().munmap(this.#theirs, RING.size);
+    dropRing(this.#ring);
+    for (const fd of [this.fd, this.#greeting.poolFd, this.#greeting.ringFd]) libc().close(fd);
+  }
+
+  // Opens the message described at `at` of the report: that of operation `op`, or the one taken (-1).
+  #open(op: number, at: number): Arrival {
+    const report = this.#report, helper = this.#core.helper, counters = this.#core.counters;
+    const length = Number(report.getBigUint64(at + OP.got, true));
+    counters.bytesReceived += length;
+    const kind = report.getUint32(at + OP.desc + DESC.kind, true);
+    const parked = (report.getUint16(at + OP.flags, true) & OP_PARKED) !== 0;
+    if (parked || kind === DESC_KIND.eager) {
+      counters.bytesCopiedIn += length;
+      if (length <= 256) { // a fresh array of its own costs more than a slice of one that is there
+        this.#copy(op, parked, this.#scratch);
+        return { bytes: this.#scratch.slice(0, length), copied: true, release: nothing };
+      }
+      const bytes = new Uint8Array(length);
+      this.#copy(op, parked, bytes);
+      return { bytes, copied: true, release: nothing };
+    }
+    const id = report.getUint32(at + OP.desc + DESC.id, true);
+    const runs = report.getUint32(at + OP.desc + DESC.nruns, true);
+    const offset = report.getUint32(at + OP.desc + DESC.off, true);
+    const pages = Math.ceil((offset + length) / this.#core.pageSize);
+    let page = -1, address = helper.moat_msg_in_place(this.conn, op);
+    if (address > 0) {
+      page = report.getUint32(at + OP.desc + DESC.runs, true);
+    } else if (runs * RUN_COST < pages) {
+      const arena = this.#arena.take(pages);
+      if (arena >= 0) {
+        address = helper.moat_msg_alias(this.conn, op, arena);
+        if (address > 0) page = this.#greeting.frames + arena;
+        else this.#arena.give(arena, pages);
+      }
+    }
+    if (address > 0) {
+      const bytes = new Uint8Array(runtime().viewOf(address, length));
+      return {
+        bytes,
+        copied: false,
+        release: (escaped) => {
+          this.#escaped ||= escaped;
+          helper.moat_msg_release(this.conn, id, page, pages, runs);
+          if (page >= this.#greeting.frames) {
+            this.#arena.give(page - this.#greeting.frames, pages);
+          }
+        },
+      };
+    }
+    counters.bytesCopiedIn += length;
+    counters.receiveCopies++;
+    const bytes = new Uint8Array(length);
+    const r = helper.moat_msg_copy(this.conn, op, bytes);
+    helper.moat_msg_release(this.conn, id, -1, 0, 0);
+    if (r < 0) {
+      throw new MoatError("PEER_PROTOCOL", `${this.peer}: a message's list of pages changed`);
+    }
+    return { bytes, copied: true, release: nothing };
+  }
+
+  #copy(op: number, parked: boolean, to: Uint8Array): void {
+    const helper = this.#core.helper;
+    if (parked) helper.moat_msg_unpark(op, to);
+    else helper.moat_msg_copy(this.conn, op, to);
+  }
+}
+
+// Mapping a run costs as much as copying this many pages (3 us against 0.15 us, measured on a Xeon), so a
+// message of many short runs is copied.
+const RUN_COST = 16;
+
+function nothing(): void {}

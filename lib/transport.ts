@@ -1,0 +1,68 @@
+/**
+ * What a channel needs of a transport. A transport knows the pool through its operations only; the pool
+ * knows no transport.
+ *
+ * @module
+ */
+
+/** The memory of a message that has arrived. */
+export interface Arrival {
+  /** The bytes: in place, or a copy. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** True if the bytes were copied and nothing has to be released. */
+  readonly copied: boolean;
+  /** Ends the reading: the sender may use the pages again. The view has been detached before. */
+  release(escaped: boolean): void;
+}
+
+/** How a connection is doing. */
+export type TransportState = "open" | "ended" | "lost" | "broken" | "aborted" | "peer-aborted";
+
+/** An operation that has ended. */
+export interface Ended {
+  /** Its number. */
+  readonly op: number;
+  /** 0, or -errno. */
+  readonly status: number;
+  /** The bytes of the message it met. */
+  readonly got: number;
+}
+
+/** One connection. Numbers that are returned are 0 or -errno unless said otherwise. */
+export interface Transport {
+  /** What it is, for people. */
+  readonly name: string;
+  /** The other side, for error messages. */
+  readonly peer: string;
+  /** The largest message, in bytes, that {@linkcode eager} takes. */
+  readonly eagerMax: number;
+  /** Sends a small message by copying it at once. `-EAGAIN`: no room now, send it as an operation. */
+  eager(bytes: Uint8Array): number;
+  /** Hands over an operation that sends. It ends by itself, in {@linkcode next}. */
+  send(op: number): void;
+  /** Hands over an operation that receives. */
+  recv(op: number): void;
+  /** Takes a receive back; it ends soon, one way or the other. */
+  cancel(op: number): void;
+  /** Takes a message that is there, or comes within `spin` nanoseconds. 1, 0, or -errno. */
+  take(spin: number): number;
+  /** The message that {@linkcode take} took. */
+  taken(): Arrival;
+  /** The message of a receive that has ended. To be asked before the operation is collected. */
+  arrived(op: number): Arrival;
+  /** The next operation that ended. */
+  next(): Ended | undefined;
+  /** How the connection is doing. */
+  state(): TransportState;
+  /** Asks to be woken; true if there is work already. */
+  arm(): boolean;
+  /** True while operations are under way. */
+  busy(): boolean;
+  /** Says goodbye to the peer. */
+  end(abort: boolean): void;
+  /** Gives everything back. Nothing may be under way. */
+  destroy(): void;
+  /** The descriptor to watch, and the connection's number for the doorbell. */
+  readonly fd: number;
+  readonly conn: number;
+}

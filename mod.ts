@@ -1,0 +1,44 @@
+/**
+ * Zero-copy I/O in which a buffer in flight is guarded by page protection: `channel.send(buf)` returns at
+ * once, and the program may touch `buf` at any moment. A write to a page being sent gets a private copy
+ * of it (or waits); a read of a buffer being received waits until the data is there.
+ *
+ * @example Send a buffer and go on using it
+ * ```ts ignore
+ * import { connect, Pool } from "@moat/rdma";
+ *
+ * await using pool = Pool.create({ bytes: 16 << 20 });
+ * await using channel = await connect("shm://demo", { pool });
+ *
+ * using buf = pool.alloc(1 << 20);
+ * buf.bytes.fill(7);
+ * const sent = channel.send(buf); // returns at once; the pages are guarded
+ * buf.bytes.fill(8); //              allowed at once: what is sent stays 7
+ * await sent;
+ * ```
+ *
+ * @module
+ */
+export { connect, type ConnectOptions, listen, Listener } from "./lib/connect.ts";
+export {
+  Channel,
+  type CloseOptions,
+  type Data,
+  type ReceiveOptions,
+  type ReceiveResult,
+  type SendOptions,
+  type SendResult,
+} from "./lib/channel.ts";
+export { Message } from "./lib/message.ts";
+export { Pool, type PoolOptions } from "./lib/memory/pool.ts";
+export { PoolBuffer, type SharedHandle, viewShared } from "./lib/memory/buffer.ts";
+export type { Guard, ReceiveGuard } from "./lib/memory/guard.ts";
+export type { PoolStats } from "./lib/memory/stats.ts";
+export type { Fault, FaultOutcome } from "./lib/memory/faults.ts";
+export {
+  ERROR_CODES,
+  type ErrorCode,
+  GuardTimeoutError,
+  MoatError,
+  type MoatErrorOptions,
+} from "./ffi/errors.ts";
