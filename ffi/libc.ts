@@ -57,6 +57,8 @@ const symbols = {
   eventfd: { parameters: ["u32", "i32"], result: "i32" },
   // int socket(int domain, int type, int protocol);
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  // int socketpair(int domain, int type, int protocol, int sv[2]);
+  socketpair: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
   // int bind(int fd, const struct sockaddr *addr, socklen_t len);
   bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   // int listen(int fd, int backlog);
@@ -167,6 +169,7 @@ export const C = {
   SA_SIGINFO: 4,
   SA_ONSTACK: 0x08000000,
   AF_UNIX: 1,
+  SOCK_STREAM: 1,
   SOCK_SEQPACKET: 5,
   SOCK_CLOEXEC: 0o2000000,
   SOCK_NONBLOCK: 0o4000,

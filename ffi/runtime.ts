@@ -60,6 +60,11 @@ export interface Runtime {
   viewOf(address: number, bytes: number): ArrayBuffer;
   /** Makes a thread-safe callback. It does not keep the process alive. */
   callback(fn: () => void): ThreadSafeCallback;
+  /**
+   * Calls `fn` from this thread's event loop whenever bytes come on a socket, and discards them. The
+   * descriptor is the runtime's from here on. It does not keep the process alive.
+   */
+  onBytes(fd: number, fn: () => void): void;
 }
 
 let current: Runtime | undefined;

@@ -19,6 +19,13 @@ interface BunFfi {
   ) => { ptr: number; close(): void };
 }
 
+interface BunSockets {
+  connect(options: {
+    fd: number;
+    socket: { data(): void; open(socket: { unref(): void }): void; error(): void };
+  }): Promise<unknown>;
+}
+
 const TYPES: Record<CType, string> = {
   void: "void",
   i32: "i32",
@@ -73,5 +80,10 @@ export function openBun(version: string): Runtime {
     },
     viewOf: (address, bytes) => ffi.toArrayBuffer(address, 0, bytes),
     callback,
+    onBytes(fd, fn): void {
+      const { Bun } = globalThis as unknown as { Bun: BunSockets };
+      const handlers = { data: fn, open: (s: { unref(): void }): void => s.unref(), error() {} };
+      void Bun.connect({ fd, socket: handlers });
+    },
   };
 }

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { Socket } from "node:net";
 import type { CType, Functions, Runtime, Symbols, ThreadSafeCallback } from "./runtime.ts";
 
 const TYPES: Record<CType, Deno.NativeResultType> = {
@@ -68,6 +69,11 @@ function callback(fn: () => void): ThreadSafeCallback {
   };
 }
 
+function onBytes(fd: number, fn: () => void): void {
+  const socket = new Socket({ fd, readable: true, writable: false });
+  socket.on("data", fn).on("error", () => {}).unref();
+}
+
 /** Deno's implementation. */
 export function openDeno(version: string): Runtime {
   return {
@@ -82,5 +88,6 @@ export function openDeno(version: string): Runtime {
         bytes,
       ),
     callback,
+    onBytes,
   };
 }

@@ -44,9 +44,9 @@ enum {
 
 #if defined(__x86_64__)
 enum {
-  NR_read = 0, NR_write = 1, NR_mmap = 9, NR_mprotect = 10, NR_munmap = 11, NR_rt_sigaction = 13,
+  NR_read = 0, NR_write = 1, NR_close = 3, NR_mmap = 9, NR_mprotect = 10, NR_munmap = 11, NR_rt_sigaction = 13,
   NR_rt_sigprocmask = 14, NR_sched_yield = 24, NR_mremap = 25, NR_madvise = 28, NR_nanosleep = 35,
-  NR_getpid = 39, NR_sendto = 44, NR_recvfrom = 45, NR_gettid = 186, NR_clock_gettime = 228,
+  NR_getpid = 39, NR_sendto = 44, NR_recvfrom = 45, NR_shutdown = 48, NR_gettid = 186, NR_clock_gettime = 228,
   NR_epoll_ctl = 233, NR_tgkill = 234, NR_ppoll = 271, NR_epoll_pwait = 281
 };
 static inline s64 sys6(s64 n, s64 a, s64 b, s64 c, s64 d, s64 e, s64 f) {
@@ -63,10 +63,10 @@ static inline s64 sys6(s64 n, s64 a, s64 b, s64 c, s64 d, s64 e, s64 f) {
 static inline void cpu_relax(void) { __asm__ volatile("pause" ::: "memory"); }
 #elif defined(__aarch64__)
 enum {
-  NR_epoll_ctl = 21, NR_epoll_pwait = 22, NR_read = 63, NR_write = 64, NR_ppoll = 73, NR_nanosleep = 101,
+  NR_epoll_ctl = 21, NR_epoll_pwait = 22, NR_close = 57, NR_read = 63, NR_write = 64, NR_ppoll = 73, NR_nanosleep = 101,
   NR_clock_gettime = 113, NR_sched_yield = 124, NR_tgkill = 131, NR_rt_sigaction = 134,
   NR_rt_sigprocmask = 135, NR_getpid = 172, NR_gettid = 178, NR_sendto = 206, NR_recvfrom = 207,
-  NR_munmap = 215, NR_mremap = 216, NR_mmap = 222, NR_mprotect = 226, NR_madvise = 233
+  NR_shutdown = 210,   NR_munmap = 215, NR_mremap = 216, NR_mmap = 222, NR_mprotect = 226, NR_madvise = 233
 };
 static inline s64 sys6(s64 n, s64 a, s64 b, s64 c, s64 d, s64 e, s64 f) {
   register s64 x8 __asm__("x8") = n;
