@@ -1,0 +1,78 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { test } from "node:test";
+import { Worker } from "node:worker_threads";
+import { listen, MoatError, Pool } from "../mod.ts";
+import { Child, freshAddress } from "./support/child.ts";
+
+test("an idle connection with a pending receive uses no CPU", async (t) => {
+  const child = new Child(t, "loop", ["idle"]);
+  const { microseconds } = await child.next<{ microseconds: number }>();
+  // A loop that polled would use a million in that second.
+  assert.ok(microseconds < 50_000, `${microseconds} us of CPU in a second`);
+});
+
+test("a pending receive keeps the process alive until its message has come", async (t) => {
+  const child = new Child(t, "loop", ["held"]);
+  assert.deepEqual(await child.next(), { got: 5 });
+  assert.equal((await child.exit).code, 0);
+});
+
+test("an open channel with nothing pending lets the process end", async (t) => {
+  const { code, stdout } = await new Child(t, "loop", ["open"]).exit;
+  assert.equal(stdout.trim(), '"open"');
+  assert.equal(code, 0);
+});
+
+test("after unref() a pending receive and a pending accept let the process end", async (t) => {
+  const { code, stdout } = await new Child(t, "loop", ["unref"]).exit;
+  assert.equal(stdout.trim(), '"unreferenced"');
+  assert.equal(code, 0);
+});
+
+test("after ref() a pending receive keeps the process alive again", async (t) => {
+  const child = new Child(t, "loop", ["reref"]);
+  assert.deepEqual(await child.next(), { got: 6 });
+  assert.equal((await child.exit).code, 0);
+});
+
+test("timers and file I/O stay live while messages go through without a pause", async (t) => {
+  const child = new Child(t, "loop", ["load"]);
+  const { ticks, files, messages } = await child.next<Record<string, number>>();
+  assert.ok(ticks! > 5, `${ticks} ticks of a 5 ms timer in 500 ms`);
+  assert.ok(files! > 5, `${files} files read`);
+  assert.ok(messages! > 1000, `${messages} messages`);
+  assert.equal((await child.exit).code, 0);
+});
+
+test("a process that ends with channels open ends cleanly, ten times", async (t) => {
+  for (let i = 0; i < 10; i++) {
+    const { code, signal, stderr } = await new Child(t, "loop", ["open"]).exit;
+    assert.deepEqual({ code, signal }, { code: 0, signal: null }, stderr);
+  }
+});
+
+test("a Worker terminated with a channel open: its peer is told, and nothing crashes", async () => {
+  const pool = Pool.create({ bytes: 1 << 20 }), address = freshAddress();
+  const listener = await listen(address, { pool });
+  for (let i = 0; i < 3; i++) {
+    const worker = new Worker(new URL("./programs/terminated.ts", import.meta.url), {
+      workerData: address,
+    });
+    const channel = await listener.accept();
+    using first = await channel.recv();
+    assert.deepEqual([...first!.bytes], [1, 2, 3]);
+    await once(worker, "message");
+    const told = assert.rejects(
+      channel.recv(),
+      (e) => e instanceof MoatError && e.code === "PEER_LOST",
+    );
+    await worker.terminate();
+    // Wakes whoever is left to be woken.
+    await channel.send(new Uint8Array(10)).catch(() => {});
+    await told;
+    await channel.close();
+  }
+  await listener.close();
+  await pool.close();
+});
