@@ -1,0 +1,48 @@
+/**
+ * Sends what it is told, when it is told: a process, or a Worker.
+ *
+ *     sender.ts ADDRESS
+ *
+ * It is sent {@linkcode Order}s on the channel and ends when the channel does.
+ *
+ * @module
+ */
+import { Buffer } from "node:buffer";
+import process from "node:process";
+import { setTimeout as sleep } from "node:timers/promises";
+import { isMainThread, workerData } from "node:worker_threads";
+import { connect, Pool } from "../../mod.ts";
+import { fill } from "../support/bytes.ts";
+
+/** What to send. */
+export interface Order {
+  /** Milliseconds to wait before the first message. */
+  after: number;
+  /** The messages, as `fill(…, seed)` makes them, and the offset in the page they are sent from. */
+  messages: { seed: number; bytes: number; offset?: number }[];
+  /** Sends each message so often, from the same pages. Once by default. */
+  times?: number;
+  /** Closes the channel afterwards. */
+  close?: boolean;
+}
+
+const address = isMainThread ? process.argv[2]! : workerData as string;
+const pool = Pool.create({ bytes: 64 << 20 });
+const channel = await connect(address, { pool });
+
+for (let message; (message = await channel.recv());) {
+  const order = JSON.parse(Buffer.from(message.bytes).toString()) as Order;
+  const views = order.messages.map(({ seed, bytes, offset = 0 }) => {
+    const view = pool.alloc(offset + bytes).bytes.subarray(offset);
+    fill(view, seed);
+    return view;
+  });
+  await sleep(order.after);
+  const sent: Promise<unknown>[] = [];
+  for (const view of views) {
+    for (let i = order.times ?? 1; i > 0; i--) sent.push(channel.send(view));
+  }
+  if (order.close) break;
+  Promise.all(sent).catch(() => {}); // the views' buffers come back by collection
+}
+await channel.close();
