@@ -68,6 +68,8 @@ interface Pending extends Operation {
   reject(reason: unknown): void;
   settled: boolean;
   held: boolean;
+  /** Why the receive was taken back. */
+  cancelled?: { reason: unknown };
 }
 
 /** A message in the peer's pages that this side has not released. Nothing here keeps its view alive. */
@@ -405,11 +407,13 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     if (!signal) return;
     const abort = (): void => {
       if (pending.settled) return;
-      if (pending.kind === "recv") {
-        this.#transport.cancel(op);
-        this.#poll();
+      if (pending.kind === "send") {
+        this.#settle(pending, () => pending.reject(signal.reason));
+        return;
       }
-      this.#settle(pending, () => pending.reject(signal.reason));
+      pending.cancelled = { reason: signal.reason };
+      this.#transport.cancel(op); // unless its message is there already
+      this.#poll();
     };
     signal.addEventListener("abort", abort, { once: true });
     const { resolve, reject } = pending;
@@ -446,12 +450,19 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
             const arrival = this.#transport.arrived(op);
             if (!arrival.copied) arrival.release(false);
           }
-          this.#settle(pending, () => pending.resolve(ended));
+          this.#settle(pending, () => {
+            try {
+              pending.resolve(ended);
+            } catch (error) { // the message could not be opened
+              pending.reject(error);
+            }
+          });
         } else {
-          this.#settle(
-            pending,
-            () => pending.reject(this.#errorOf(status, pending.kind, pending.bytes, got)),
-          );
+          const { kind, bytes, cancelled } = pending;
+          const reason = cancelled && status === -ECANCELED
+            ? cancelled.reason
+            : this.#errorOf(status, kind, bytes, got);
+          this.#settle(pending, () => pending.reject(reason));
         }
       }
       this.#core.ended(ended.op);
