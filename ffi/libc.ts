@@ -224,6 +224,25 @@ export function map(
   return address;
 }
 
+/** The bytes that one entry of the second level of the page table maps, where pages have 4 KiB. */
+export const HUGE_PAGE: number = 2 << 20;
+
+/** Maps the start of a file or new memory at an address that is a multiple of {@linkcode HUGE_PAGE}. */
+export function mapAligned(bytes: number, prot: number, flags: number, fd: number): number {
+  const anonymous = C.MAP_PRIVATE | C.MAP_ANONYMOUS | C.MAP_NORESERVE;
+  const reserved = bytes + HUGE_PAGE, start = map(reserved, C.PROT_NONE, anonymous, -1);
+  const at = Math.ceil(start / HUGE_PAGE) * HUGE_PAGE, page = pageSize();
+  const end = at + Math.ceil(bytes / page) * page;
+  if (at > start) libc().munmap(start, at - start);
+  if (start + reserved > end) libc().munmap(end, start + reserved - end);
+  try {
+    return map(bytes, prot, flags | C.MAP_FIXED, fd, 0, at);
+  } catch (error) {
+    libc().munmap(at, bytes);
+    throw error;
+  }
+}
+
 /** Reads a whole small file through the C library, or "" if it cannot be read. */
 export function readText(path: string): string {
   const fd = libc().open(cString(path), 0, 0);

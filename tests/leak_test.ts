@@ -18,7 +18,8 @@ function resources(): Resources {
   (globalThis as { Bun?: { gc(now: boolean): void } }).Bun?.gc(true);
   return {
     descriptors: readdirSync("/proc/self/fd").length,
-    mappings: readFileSync("/proc/self/maps", "utf8").split("\n").length,
+    // The runtime's heap comes and goes by hundreds of mappings; ours have a name.
+    mappings: readFileSync("/proc/self/maps", "utf8").split("memfd:moat").length,
     resident: process.memoryUsage().rss,
     operations: helper().moat_query(QUERY.opsLive, 0),
   };
@@ -48,15 +49,15 @@ test("1,000,000 sends leave descriptors, mappings, frames, operations and memory
     }
     await Promise.all(flying.splice(0));
   }
-  await send(100_000); // caches, compiled code and the heap find their sizes
+  await send(1_000_000); // caches, compiled code and the heap find their sizes
   const before = resources();
   await send(1_000_000);
   const after = resources();
   assert.equal(after.descriptors, before.descriptors);
   assert.equal(after.operations, before.operations);
   assert.equal(pool.stats().freeFrames, pool.stats().reserveFrames);
-  // The heap and the window's mappings breathe; a leak of one byte or mapping a send would be far beyond.
-  assert.ok(after.mappings < before.mappings + 400, `${before.mappings} → ${after.mappings}`);
+  // 128 pages of window can be in no more pieces than that; the heap breathes, but a byte a send would show.
+  assert.ok(after.mappings < before.mappings + 256, `${before.mappings} → ${after.mappings}`);
   const grown = (after.resident - before.resident) / 2 ** 20;
   assert.ok(grown < 64, `${grown} MiB more`);
   await channel.close();
@@ -80,13 +81,16 @@ test("200 connections on one pool, closed in any order, leave nothing behind", a
     const all = pairs.flat().sort((x, y) => x.peer.length - y.peer.length || Math.random() - 0.5);
     for (const channel of all) await channel.close();
   }
-  await round(20);
+  await round(200);
   const before = resources();
   await round(200);
   const after = resources();
-  assert.equal(after.descriptors, before.descriptors);
+  assert.ok(
+    after.descriptors <= before.descriptors,
+    `${before.descriptors} → ${after.descriptors}`,
+  );
   assert.equal(after.operations, before.operations);
-  assert.ok(after.mappings < before.mappings + 300, `${before.mappings} → ${after.mappings}`);
+  assert.ok(after.mappings <= before.mappings + 30, `${before.mappings} → ${after.mappings}`);
   assert.equal(pool.stats().freeFrames, pool.stats().reserveFrames);
   await pool.close();
 });
@@ -104,6 +108,9 @@ test("pools made and closed leave nothing behind", async () => {
   const before = resources();
   for (let i = 0; i < 500; i++) await round();
   const after = resources();
-  assert.equal(after.descriptors, before.descriptors);
-  assert.ok(after.mappings < before.mappings + 100, `${before.mappings} → ${after.mappings}`);
+  assert.ok(
+    after.descriptors <= before.descriptors,
+    `${before.descriptors} → ${after.descriptors}`,
+  );
+  assert.ok(after.mappings <= before.mappings, `${before.mappings} → ${after.mappings}`);
 });

@@ -56,6 +56,8 @@ const FLAGS = [
   "-ffreestanding",
   "-nostdlib",
   "-fno-tree-loop-distribute-patterns",
+  // Descriptors and run lists are read from a peer's memory as words, once each.
+  "-fno-strict-aliasing",
   "-fno-stack-protector",
   "-shared",
   "-fPIC",

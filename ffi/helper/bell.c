@@ -89,6 +89,19 @@ static void hang_up_for(s32 bell) {
   }
 }
 
+// Reads what woke us. A peer that sends without end gets no more than its turn.
+static void drain(struct bell *b, struct conn *c) {
+  u64 sink[8];
+  s64 got = 1;
+  for (int i = 0; i < 64 && got > 0; i++)
+    got = sys6(NR_recvfrom, c->fd, (s64)sink, sizeof sink, 0x40 /* MSG_DONTWAIT */, 0, 0);
+  if (got <= 0 && got != -E_AGAIN && got != -E_INTR) {  // end of file, or the socket is gone: say it once
+    struct event e = { 0, 0 };
+    sys4(NR_epoll_ctl, b->epoll, 2, c->fd, &e);
+    store_rel(&c->hup, 1);
+  }
+}
+
 EXPORT void *moat_bell_main(void *arg) {
   struct bell *b = &bells[(u64)arg];
   u64 all = ~0ul;
@@ -102,20 +115,17 @@ EXPORT void *moat_bell_main(void *arg) {
     if (b->pair >= 0 && sys3(NR_tgkill, sys0(NR_getpid), b->owner, 0) < 0) dead = 1;
     for (s64 k = 0; k < n; k++) {
       u32 kind = (u32)(events[k].data >> 32), i = (u32)events[k].data;
-      u64 sink[8];
-      if (kind == WATCH_RING) sys3(NR_read, b->event, sink, 8);
+      u64 sink;
+      if (kind == WATCH_RING) sys3(NR_read, b->event, &sink, 8);
       if (kind == WATCH_PAIR) dead = 1;
       if (kind != WATCH_CONN) continue;
       struct conn *c = conn_at((s32)i);
       if (!c) continue;
-      s64 got;
-      do got = sys6(NR_recvfrom, c->fd, (s64)sink, sizeof sink, 0x40 /* MSG_DONTWAIT */, 0, 0);
-      while (got > 0);
-      if (got != -E_AGAIN && got != -E_INTR) {  // end of file, or the socket is gone: say it once
-        struct event e = { 0, 0 };
-        sys4(NR_epoll_ctl, b->epoll, 2, c->fd, &e);
-        store_rel(&c->hup, 1);
-      }
+      // Its descriptor is closed, and the number used for something else, as soon as it is removed; and its
+      // place may be another thread's by now.
+      lock(&c->lock);
+      if (c->live && c->bell == (s32)(u64)arg) drain(b, c);
+      unlock(&c->lock);
     }
     if (dead) {
       hang_up_for((s32)(u64)arg);

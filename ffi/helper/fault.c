@@ -6,8 +6,7 @@
 
 static void progress_all(void);                            // shm.c: moves every transport of the process on
 static int only_self_can(s32 conn);                        // shm.c: is the other end driven by this very thread?
-static int revoke_receive(s32 op, s32 status);             // shm.c: takes a receive back from its transport
-static void bell_ring(s32 bell);                           // bell.c
+static void revoke_receive(s32 op, s32 pool, u32 page, s32 status);  // shm.c: takes it back from its transport
 
 struct kaction { void (*handler)(int, void *, void *); u64 flags; void (*restorer)(void); u64 mask; };
 #define SA_SIGINFO 4ul
@@ -24,6 +23,13 @@ static void set_action(const struct kaction *a) { sys4(NR_rt_sigaction, SIGSEGV,
 
 static inline u64 fault_address(void *info) { return *(u64 *)((u8 *)info + 16); }
 static inline s32 fault_code(void *info) { return *(s32 *)((u8 *)info + 8); }
+static inline u64 fault_pc(void *context) {
+#if defined(__x86_64__)
+  return *(u64 *)((u8 *)context + 40 + 16 * 8);  // gregs[REG_RIP]
+#else
+  return *(u64 *)((u8 *)context + 440);
+#endif
+}
 
 static int fault_is_write(void *context) {
 #if defined(__x86_64__)
@@ -47,48 +53,47 @@ static int fault_is_write(void *context) {
 // chains back to us, the fault goes to the action that was there before either.
 static s32 chaining[16];
 
-static void call_action(const struct kaction *a, int sig, void *info, void *context) {
+// 1 if the process is to end.
+static int call_action(struct kaction a, int sig, void *info, void *context) {
+  static const struct kaction dfl;
   u64 old_mask;
   int sent = fault_code(info) <= 0;
-  if ((u64)a->handler <= 1) {
-    if ((u64)a->handler == 1 && sent) return;  // SIG_IGN: a sent signal is ignored, a real fault is not
-    struct kaction dfl = { 0, 0, 0, 0 };
+  if ((u64)a.handler <= 1) {
+    if ((u64)a.handler == 1 && sent) return 0;  // SIG_IGN: a sent signal is ignored, a real fault is not
     set_action(&dfl);  // returning re-executes the instruction, which now ends the process at the right address
     if (sent) sys3(NR_tgkill, sys0(NR_getpid), thread_id(), SIGSEGV);
-    return;
+    return 1;
   }
-  u64 mask = a->mask;
-  sys4(NR_rt_sigprocmask, 0 /* SIG_BLOCK */, &mask, &old_mask, 8);
-  if (a->flags & SA_NODEFER) {
+  sys4(NR_rt_sigprocmask, 0 /* SIG_BLOCK */, &a.mask, &old_mask, 8);
+  if (a.flags & SA_NODEFER) {
     u64 segv = 1ul << (SIGSEGV - 1);
     sys4(NR_rt_sigprocmask, 1 /* SIG_UNBLOCK */, &segv, 0, 8);
   }
-  if (a->flags & SA_RESETHAND) {
-    struct kaction dfl = { 0, 0, 0, 0 };
-    set_action(&dfl);
+  if (a.flags & SA_RESETHAND) {  // it is theirs that is reset, not ours
+    if (previous.handler == a.handler) previous = dfl;
+    if (first_previous.handler == a.handler) first_previous = dfl;
   }
-  if (a->flags & SA_SIGINFO)
-    a->handler(sig, info, context);
+  if (a.flags & SA_SIGINFO)
+    a.handler(sig, info, context);
   else
-    ((void (*)(int))(void *)a->handler)(sig);
+    ((void (*)(int))(void *)a.handler)(sig);
   sys4(NR_rt_sigprocmask, 2 /* SIG_SETMASK */, &old_mask, 0, 8);
+  return 0;
 }
 
 static void chain(int sig, void *info, void *context) {
-  s32 tid = thread_id();
-  int slot = -1;
-  const struct kaction *to = &previous;
+  s32 tid = thread_id(), none = 0;
+  int slot = -1, again = 0;
+  // A previous action that left by a jump has left our note behind; the next that returns takes it away.
   for (int i = 0; i < 16; i++)
-    if (load_rlx(&chaining[i]) == tid) to = &first_previous;
-  for (int i = 0; i < 16 && slot < 0; i++) {
-    s32 none = 0;
+    if (load_rlx(&chaining[i]) == tid) again = 1, slot = i;
+  for (int i = 0; i < 16 && slot < 0; i++, none = 0)
     if (__atomic_compare_exchange_n(&chaining[i], &none, tid, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) slot = i;
-  }
-  call_action(to, sig, info, context);
-  if (slot >= 0) store_rlx(&chaining[slot], 0);
+  int fatal = call_action(again ? first_previous : previous, sig, info, context);
+  if (slot >= 0) __atomic_compare_exchange_n(&chaining[slot], &tid, 0, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
   // A *sent* SIGSEGV comes back here. Rust's handler, on its way, resets the action to the default, which
   // would leave every guarded page deadly: keep what it left as the previous action and stay in front.
-  if (fault_code(info) <= 0 && have_self) {
+  if (!fatal && fault_code(info) <= 0 && have_self) {
     struct kaction now;
     get_action(&now);
     if (now.handler != self.handler) {
@@ -114,11 +119,14 @@ static void wait_turn(struct waiting *w) {
     sleep_ns(n < 8192 ? 50000 : 500000);
 }
 
-// The connection that will complete what a frame waits for, or -1 if that is somebody else's business.
-static s32 conn_of(s32 op) {
+// The connection that will complete what a page waits for, or -1 if that is somebody else's business. The
+// latest operation may have ended before others, and its number may stand for quite another one by now.
+static s32 conn_of(struct pool *p, u32 page) {
+  s32 op = p->last[p->frame[page]];
   if (op < 0 || (u32)op >= G.op_high) return -1;
   struct op *o = &G.op[op];
   u32 s = load_acq(&o->state);
+  if (&G.pool[o->pool] != p || page - o->page >= o->pages) return -1;
   return s == OP_QUEUED || s == OP_POSTED ? o->conn : -1;
 }
 
@@ -141,11 +149,11 @@ static void give_up_receives(struct pool *p, s32 pool, u32 page, s32 status) {
     struct op *o = &G.op[i];
     if (o->pool == pool && o->kind == OP_IN && (o->state == OP_QUEUED || o->state == OP_POSTED || o->state == OP_HELD) &&
         page - o->page < o->pages)
-      revoke_receive((s32)i, status);
+      revoke_receive((s32)i, pool, page, status);
   }
   lock(&p->lock);
   // A device that cannot take a receive back (none here can not) still owns the frame; the page opens anyway.
-  if (p->state[page] == CLOSED) protect(p, page, 1, RW);
+  if (p->state[page] == CLOSED) must_open(p, page);
   unlock(&p->lock);
 }
 
@@ -153,19 +161,20 @@ static void give_up_receives(struct pool *p, s32 pool, u32 page, s32 status) {
 // Called and returns with the pool locked. DID_WAIT, DID_TIMEOUT or DID_DEADLOCK.
 static u8 wait_page(struct pool *p, u32 page, int until_idle, struct waiting *w) {
   int local_turns = 0;
+  u8 vain = 0;
   for (;;) {
     u32 f = p->frame[page];
     if (p->state[page] == RW) return DID_WAIT;
     if (p->state[page] == CLOSED ? !p->in[f] : until_idle ? !p->out[f] : !p->hold[f]) return DID_WAIT;
-    s32 conn = conn_of(p->last[f]);
+    if (vain) return vain;
+    s32 conn = conn_of(p, page);
     unlock(&p->lock);
     progress_all();
     u64 now = now_ns();
     int hopeless = conn >= 0 && only_self_can(conn) && ++local_turns > 2;
     if (!hopeless && now < w->deadline) wait_turn(w);
     lock(&p->lock);
-    if (hopeless) return DID_DEADLOCK;
-    if (now >= w->deadline) return DID_TIMEOUT;
+    vain = hopeless ? DID_DEADLOCK : now >= w->deadline ? DID_TIMEOUT : 0;
   }
 }
 
@@ -207,6 +216,14 @@ static u8 write_to_sent(struct pool *p, s32 pool, u32 page, struct record *rec) 
     u32 f = p->frame[page];
     if (!p->out[f]) {  // "only restores the permission"
       u32 n = extent(p, page, predict(p, page, 1u << 20), 0);
+      if (p->huge[page / HUGE]) {  // as a whole, or the kernel would have to split it
+        u32 c = page / HUGE * HUGE;
+        u32 whole = extent(p, c, n > HUGE ? n : HUGE, 0) / HUGE * HUGE;
+        if (whole && p->state[c] == RO && !p->out[p->frame[c]]) {
+          page = c;
+          n = whole;
+        }
+      }
       int r = protect(p, page, n, RW);
       while (r && n > 1) r = protect(p, page, n /= 2, RW);
       if (r) {  // no mapping left to split: open whole neighbourhoods, which needs none
@@ -216,6 +233,7 @@ static u8 write_to_sent(struct pool *p, s32 pool, u32 page, struct record *rec) 
         r = protect(p, a, b - a, RW);
         n = b - a;
       }
+      if (r) r = must_open(p, page), n = 1;
       if (r) return 0;
       learn(p, page, n);
       rec->pages = n;
@@ -223,10 +241,10 @@ static u8 write_to_sent(struct pool *p, s32 pool, u32 page, struct record *rec) 
     }
     u32 n = extent(p, page, predict(p, page, 64), 1);
     // A completion that is about to come is cheaper than a copy: look for one, for no longer than the
-    // copy would take.
-    s32 conn = conn_of(p->last[f]);
+    // copy would take. A huge page that loses a page is split for good, so it is worth its copy as a whole.
+    s32 conn = conn_of(p, page);
     if (conn >= 0 && !waited && p->hold[f] == 0) {
-      u64 until = now_ns() + n * G.spin_page_ns;
+      u64 until = now_ns() + (p->huge[page / HUGE] ? HUGE / 8 : n) * G.spin_page_ns;
       unlock(&p->lock);
       do {
         progress_all();
@@ -252,9 +270,9 @@ static u8 write_to_sent(struct pool *p, s32 pool, u32 page, struct record *rec) 
     }
     // No frame, or no mapping: wait like "wait" does, and say so.
     p->stat[S_DEGRADED]++;
-    if (waited) {  // the time is spent
+    if (waited > DID_WAIT) {  // the time is spent
       violate(p, pool, p->frame[page]);
-      if (protect(p, page, 1, RW)) return 0;
+      if (must_open(p, page)) return 0;
       return waited;
     }
     waited = wait_page(p, page, 1, &w);
@@ -272,7 +290,7 @@ static u8 access_to_pending(struct pool *p, s32 pool, u32 page) {
     u32 a = page, b = page + 1;
     while (a && p->state[a - 1] == CLOSED && !p->in[p->frame[a - 1]]) a--;
     while (b < p->pages && p->state[b] == CLOSED && !p->in[p->frame[b]]) b++;
-    return protect(p, a, b - a, RW) ? 0 : r;
+    return protect(p, a, b - a, RW) && must_open(p, page) ? 0 : r;
   }
   unlock(&p->lock);
   give_up_receives(p, pool, page, r == DID_DEADLOCK ? -E_BUSY : -E_TIMEDOUT);
@@ -309,13 +327,13 @@ static void report(struct pool *p, const struct record *rec, int write, u64 ns) 
 // 1 if the access can be tried again, 0 if it is not ours after all.
 static int pool_fault(s32 pool, u64 address, int write) {
   struct pool *p = &G.pool[pool];
-  u32 page = (u32)((address - p->win) >> G.page_shift);
   u64 t0 = now_ns();
   lock(&p->lock);
-  if (!p->live) {
+  if (!p->live || address - p->win >= p->win_bytes) {
     unlock(&p->lock);
     return 0;
   }
+  u32 page = (u32)((address - p->win) >> G.page_shift);
   struct record rec = { page, (u32)(address & (G.page_size - 1)), 1, p->last[p->frame[page]], 0 };
   if (p->state[page] == RO)
     rec.outcome = write_to_sent(p, pool, page, &rec);
@@ -343,8 +361,11 @@ static int pool_fault(s32 pool, u64 address, int write) {
 static int peer_fault(u64 address);  // shm.c: a receiver writes to a message it reads in place
 
 EXPORT void moat_on_segv(int sig, void *info, void *context) {
-  if (fault_code(info) > 0) {
-    u64 a = fault_address(info);
+  s32 code = fault_code(info);
+  u64 a = fault_address(info);
+  // Nothing mapped there, or not this access. A jump into a buffer is a bug like any other: no guard would
+  // ever make it executable.
+  if ((code == 1 || code == 2) && a != fault_pc(context)) {
     for (s32 i = 0, n = (s32)load_acq(&G.pool_high); i < n; i++)
       if (load_acq(&G.pool[i].live) && a - G.pool[i].win < G.pool[i].win_bytes) {
         if (pool_fault(i, a, fault_is_write(context))) return;

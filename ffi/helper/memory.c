@@ -25,22 +25,35 @@ static int budget(s64 more) {
   return 0;
 }
 
+// The same for what has happened, or must: a page that a program waits for opens from the reserve that the
+// budget leaves to the runtime.
+static inline void account(s64 more) { __atomic_add_fetch(&G.maps_used, more, __ATOMIC_RELAXED); }
+
 // Changes n pages, all in the same state, to another. 0, or -ENOMEM with nothing changed.
-static int protect(struct pool *p, u32 a, u32 n, u8 to) {
+static int change(struct pool *p, u32 a, u32 n, u8 to, int must) {
   static const int flags[] = { PROT_READ | PROT_WRITE, PROT_READ, PROT_NONE };
   u8 from = p->state[a];
   s64 before = broken_at(p, a) + broken_at(p, a + n);
   for (u32 i = 0; i < n; i++) p->state[a + i] = to;
   s64 more = broken_at(p, a) + broken_at(p, a + n) - before;
-  int r = budget(more);
+  int r = 0;
+  if (must)
+    account(more);
+  else
+    r = budget(more);
   if (!r) {
     r = (int)sys3(NR_mprotect, window_at(p, a), (u64)n << G.page_shift, flags[to]);
     if (!r) return 0;
-    budget(-more);
+    // Scattered frames are several mappings, and the kernel may have changed some before it refused to split
+    // the last. Taking that back splits nothing.
+    sys3(NR_mprotect, window_at(p, a), (u64)n << G.page_shift, flags[from]);
+    account(-more);
   }
   for (u32 i = 0; i < n; i++) p->state[a + i] = from;
   return r;
 }
+static int protect(struct pool *p, u32 a, u32 n, u8 to) { return change(p, a, n, to, 0); }
+static int must_open(struct pool *p, u32 page) { return change(p, page, 1, RW, 1); }
 
 // Brings every page of [a, a+n) to a state, run by run. Stops at the first refusal.
 static int protect_all(struct pool *p, u32 a, u32 n, u8 to) {
@@ -59,8 +72,26 @@ static int protect_all(struct pool *p, u32 a, u32 n, u8 to) {
 
 // ---- frames
 
+static inline int frame_is_free(struct pool *p, u32 f) { return (int)(p->free[f / 64] >> (f % 64) & 1); }
+static inline int frame_is_idle(struct pool *p, u32 f) { return !p->out[f] && !p->in[f]; }
+
+// Frames are short: those kept for huge pages are free for all.
+static void frames_unkeep(struct pool *p) {
+  for (u32 b = 0; b <= p->frames / HUGE; b++) {
+    if (!p->home[b]) continue;
+    p->home[b] = 0;
+    for (u32 f = b * HUGE; f < (b + 1) * HUGE && f < p->frames; f++)
+      if (p->owner[f] == NONE && frame_is_idle(p, f) && !frame_is_free(p, f)) {
+        p->free[f / 64] |= 1ul << (f % 64);
+        p->nfree++;
+      }
+  }
+  p->nkept = 0;
+}
+
 // Takes up to `want` neighbouring free frames; returns how many, the first in *first.
 static u32 frames_take(struct pool *p, u32 want, u32 *first) {
+  if (!p->nfree && p->nkept) frames_unkeep(p);
   if (!p->nfree) return 0;
   u32 words = (p->frames + 63) / 64, w = p->cursor / 64;
   u64 bits = p->free[w] & (~0ul << (p->cursor % 64));
@@ -81,6 +112,10 @@ static u32 frames_take(struct pool *p, u32 want, u32 *first) {
 }
 static void frame_give(struct pool *p, u32 f) {
   p->owner[f] = NONE;
+  if (p->home[f / HUGE]) {
+    p->nkept++;
+    return;
+  }
   p->free[f / 64] |= 1ul << (f % 64);
   p->nfree++;
 }
@@ -97,15 +132,17 @@ static int remap(struct pool *p, u32 a, u32 first, u32 n) {
   int r = budget(after - before);
   if (r) return r;
   u64 to = window_at(p, a), bytes = (u64)n << G.page_shift;
+  for (u32 c = a / HUGE; c <= (a + n - 1) / HUGE; c++) p->huge[c] = 0;
   s64 got = sys5(NR_mremap, frame_at(p, first), 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to);
   if (got != (s64)to) {
-    budget(before - after);
+    account(before - after);
     return got < 0 ? (int)got : -E_NOMEM;
   }
   for (u32 i = 0; i < n; i++) {
     u32 old = p->frame[a + i];
-    p->frame[a + i] = first + i;
     p->state[a + i] = RW;
+    if (old == first + i) continue;
+    p->frame[a + i] = first + i;
     p->owner[first + i] = a + i;
     p->owner[old] = NONE;
     if (!p->out[old]) frame_give(p, old);
@@ -128,7 +165,36 @@ static int privatise(struct pool *p, u32 a, u32 n) {
   return (int)got;
 }
 
+// A huge page that was split because the program wrote to it in flight comes together again: its private
+// pages are copied home, and the whole is mapped as one. Only where the last writes went through the buffer
+// from end to end: for a few scattered ones the split page is cheaper.
+static void recombine(struct pool *p, u32 chunk) {
+  u32 a = chunk * HUGE, home = (p->block[chunk] - 1) * HUGE, moved = 0;
+  if (!p->home[home / HUGE] || p->start[a] == NONE || p->chunk[p->start[a]] < 64) return;
+  for (u32 i = 0; i < HUGE; i++) {
+    u32 f = p->frame[a + i], h = home + i;
+    if (!frame_is_idle(p, f) || (f != h && (p->owner[h] != NONE || !frame_is_idle(p, h)))) return;
+  }
+  for (u32 i = 0; i < HUGE; i++)
+    if (p->frame[a + i] != home + i) {
+      memcpy(frame_at(p, home + i), frame_at(p, p->frame[a + i]), G.page_size);
+      moved++;
+    }
+  if (remap(p, a, home, HUGE)) return;
+  p->nkept -= moved;
+  p->huge[chunk] = 1;
+  p->stat[S_MENDED] += moved;
+}
+
 // ---- operations
+
+static void bell_ring(s32 bell);  // bell.c
+
+// Frames have come free: somebody may have gone to sleep without one, and nothing else would wake it.
+static void feed(struct pool *p) {
+  s32 bell = __atomic_exchange_n(&p->starved, 0, __ATOMIC_RELAXED);
+  if (bell) bell_ring(bell - 1);
+}
 
 static s32 op_new(u8 kind, s32 pool) {
   lock(&G.op_lock);
@@ -204,6 +270,7 @@ static int runs_add(struct pool *p, struct op *o, u32 frame, u32 count) {
       return 0;
     }
     if (!frames_take(p, 1, &f)) return -E_NOBUFS;
+    p->out[f] = 1;
     memcpy(frame_at(p, f), d->run, sizeof d->run);
     d->table = o->last_table = f;
     d->kind = D_TABLE;
@@ -217,6 +284,7 @@ static int runs_add(struct pool *p, struct op *o, u32 frame, u32 count) {
   }
   if (slot == 0) {
     if (!frames_take(p, 1, &f)) return -E_NOBUFS;
+    p->out[f] = 1;
     t[per] = (struct run){ f, 0 };
     o->last_table = f;
     t = (struct run *)frame_at(p, f);
@@ -239,6 +307,7 @@ static void out_unref(struct pool *p, struct op *o) {
   if (o->d.kind == D_TABLE)
     for (u32 f = o->d.table, n = o->d.nruns, per = G.page_size / 8 - 1;;) {
       u32 next = ((struct run *)frame_at(p, f))[per].frame;
+      p->out[f] = 0;
       frame_give(p, f);
       if (n <= per) break;
       n -= per;
@@ -273,6 +342,7 @@ static void op_finish(s32 i, s32 status) {
     else
       in_unref(p, o);
     unlock(&p->lock);
+    if (unlikely(p->starved)) feed(p);
   }
   o->status = o->flags & OP_VIOLATED ? -E_TIMEDOUT : status;
   store_rel(&o->state, OP_DONE);
@@ -286,6 +356,7 @@ EXPORT s32 moat_op_free(s32 i) {
     lock(&p->lock);
     out_unref(p, o);
     unlock(&p->lock);
+    if (unlikely(p->starved)) feed(p);
   }
   op_drop(i);
   return 0;
@@ -322,6 +393,9 @@ EXPORT s32 moat_out(s32 pool, u32 page, u32 n, u32 off, f64 len, s32 guard) {
       r = -E_BUSY;
       goto fail;
     }
+  if (guard == GUARD_WAIT || guard == GUARD_COW)
+    for (u32 c = (page + HUGE - 1) / HUGE; c < (page + n) / HUGE; c++)
+      if (p->block[c] && !p->huge[c]) recombine(p, c);
   for (u32 k = page; k < page + n;) {  // neighbouring frames make a run
     u32 f = p->frame[k], c = 0;
     while (k + c < page + n && p->frame[k + c] == f + c) {
@@ -343,7 +417,7 @@ EXPORT s32 moat_out(s32 pool, u32 page, u32 n, u32 off, f64 len, s32 guard) {
     k += c;
   }
   if (guard == GUARD_WAIT || guard == GUARD_COW) {
-    for (u32 k = page; k < page + n; k++) ro += p->state[k];
+    for (u32 k = page; k < page + n; k++) ro += p->state[k] == RO;
     if (ro != n) {
       u64 t0 = now_ns();
       r = protect_all(p, page, n, RO);
@@ -368,6 +442,7 @@ fail:
 // Takes frames for `len` bytes into an operation's list. -ENOBUFS with nothing taken when they are short.
 static int frames_for(struct pool *p, struct op *o, s32 i, u64 len) {
   u32 want = (u32)((len + G.page_size - 1) >> G.page_shift);
+  if (p->nfree < want && p->nkept) frames_unkeep(p);
   if (p->nfree < want) return -E_NOBUFS;
   while (want) {
     u32 f, got = frames_take(p, want, &f);
@@ -561,7 +636,9 @@ EXPORT s32 moat_mend(s32 pool, u32 page, u32 n) {
       r = -E_NOBUFS;
     else {
       p->cursor = first;
-      r = privatise(p, page, n);
+      // No thread may write to a page while it is copied; remapped, it is open again.
+      r = protect_all(p, page, n, RO);
+      if (!r) r = privatise(p, page, n);
       if (r > 0) {
         p->stat[S_MENDED] += n;
         r = 0;
@@ -572,18 +649,49 @@ EXPORT s32 moat_mend(s32 pool, u32 page, u32 n) {
   return r;
 }
 
-EXPORT s32 moat_init(u32 page_size, f64 maps_budget, f64 spin_page_ns) {
-  if (G.op) return 0;
-  G.page_size = page_size;
-  G.page_shift = (u32)__builtin_ctz(page_size);
-  G.op_free = NONE;
-  G.maps_budget = (s64)maps_budget;
-  G.spin_page_ns = (u64)spin_page_ns;
-  G.op = map_anonymous((u64)MAX_OPS * sizeof(struct op));
-  return G.op ? 0 : -E_NOMEM;
+static u32 pools_lock;
+
+// Makes one huge page of the 512 from `page` on, which must be aligned and stand on aligned, neighbouring
+// frames: their guard then costs one page-table entry instead of 512. Takes some milliseconds.
+// 1 if done, 0 if it was already, -errno if it cannot be (-EINVAL: scattered; others: the kernel's).
+EXPORT s32 moat_collapse(s32 pool, u32 page) {
+  struct pool *p = pool_of(pool);
+  if (!p || G.page_size != 4096 || page % HUGE || page >= p->pages || HUGE > p->pages - page) return -E_INVAL;
+  if (p->huge[page / HUGE]) return 0;
+  u32 f = p->frame[page];
+  if (f % HUGE) return -E_INVAL;
+  for (u32 k = 0; k < HUGE; k++)
+    if (p->frame[page + k] != f + k) return -E_INVAL;
+  // Without the lock: the kernel copies, and a fault on these pages may be waiting for us.
+  s32 r = (s32)sys3(NR_madvise, frame_at(p, f), HUGE << 12, MADV_COLLAPSE);
+  if (!r) r = (s32)sys3(NR_madvise, window_at(p, page), HUGE << 12, MADV_COLLAPSE);
+  if (r) return r;
+  lock(&p->lock);
+  int whole = 1;
+  for (u32 k = 0; k < HUGE && whole; k++) whole = p->frame[page + k] == f + k;
+  p->huge[page / HUGE] = (u8)whole;
+  if (whole) {
+    p->block[page / HUGE] = f / HUGE + 1;
+    p->home[f / HUGE] = 1;
+  }
+  p->stat[S_HUGE] += (u64)whole;
+  unlock(&p->lock);
+  return whole ? 1 : -E_INVAL;
 }
 
-static u32 pools_lock;
+EXPORT s32 moat_init(u32 page_size, f64 maps_budget, f64 spin_page_ns) {
+  lock(&pools_lock);  // two Workers may load the helper at the same time
+  if (!G.op) {
+    G.page_size = page_size;
+    G.page_shift = (u32)__builtin_ctz(page_size);
+    G.op_free = NONE;
+    G.maps_budget = (s64)maps_budget;
+    G.spin_page_ns = (u64)spin_page_ns;
+    G.op = map_anonymous((u64)MAX_OPS * sizeof(struct op));
+  }
+  unlock(&pools_lock);
+  return G.op ? 0 : -E_NOMEM;
+}
 
 // Registers a pool: its window and device view are mapped already, window page k on frame k.
 EXPORT s32 moat_pool_add(f64 win, f64 dev, u32 pages, u32 frames, f64 timeout_ns) {
@@ -596,13 +704,14 @@ EXPORT s32 moat_pool_add(f64 win, f64 dev, u32 pages, u32 frames, f64 timeout_ns
     return -E_NFILE;
   }
   u64 words = (frames + 63) / 64;
-  u64 bytes = (u64)pages * 21 + (u64)frames * 20 + words * 8 + STATS * 8 + FAULT_RING * sizeof(struct fault) + 64;
+  u64 bytes = (u64)pages * 22 + (u64)frames * 21 + words * 8 + STATS * 8 + FAULT_RING * sizeof(struct fault) + 64;
   u8 *m = map_anonymous(bytes);
   if (!m) {
     unlock(&pools_lock);
     return -E_NOMEM;
   }
-  memset(p, 0, sizeof *p);
+  lock(&p->lock);  // a handler may be looking at the pool that had this place
+  memset((u8 *)p + 8, 0, sizeof *p - 8);  // all but live and lock
 #define CARVE(field, n) (p->field = (void *)m, m += (u64)(n) * sizeof *p->field)
   CARVE(free, words);
   CARVE(stat, STATS);
@@ -617,7 +726,10 @@ EXPORT s32 moat_pool_add(f64 win, f64 dev, u32 pages, u32 frames, f64 timeout_ns
   CARVE(in, frames);
   CARVE(owner, frames);
   CARVE(last, frames);
+  CARVE(block, pages / HUGE + 1);
   CARVE(state, pages);
+  CARVE(huge, pages / HUGE + 1);
+  CARVE(home, frames / HUGE + 1);
 #undef CARVE
   p->win = (u64)win;
   p->win_bytes = (u64)pages << G.page_shift;
@@ -634,6 +746,7 @@ EXPORT s32 moat_pool_add(f64 win, f64 dev, u32 pages, u32 frames, f64 timeout_ns
   p->cursor = pages < frames ? pages : 0;
   store_rel(&p->live, 1);
   if ((u32)i >= G.pool_high) store_rel(&G.pool_high, (u32)i + 1);
+  unlock(&p->lock);
   unlock(&pools_lock);
   return i;
 }
@@ -645,7 +758,7 @@ EXPORT s32 moat_pool_remove(s32 i) {
   for (u32 k = 1; k < p->pages; k++) breaks += broken_at(p, k);
   budget(-breaks);
   u64 words = (p->frames + 63) / 64;
-  u64 bytes = (u64)p->pages * 21 + (u64)p->frames * 20 + words * 8 + STATS * 8 + FAULT_RING * sizeof(struct fault) + 64;
+  u64 bytes = (u64)p->pages * 22 + (u64)p->frames * 21 + words * 8 + STATS * 8 + FAULT_RING * sizeof(struct fault) + 64;
   store_rel(&p->live, 0);
   sys2(NR_munmap, p->free, bytes);
   unlock(&p->lock);
@@ -668,7 +781,7 @@ EXPORT f64 moat_query(s32 what, s32 i) {
     case Q_STATS: return p ? (f64)(u64)p->stat : 0;
     case Q_FAULTS: return p ? (f64)(u64)p->faults : 0;
     case Q_NFAULTS: return p ? (f64)load_acq(&p->nfaults) : 0;
-    case Q_FREE: return p ? p->nfree : 0;
+    case Q_FREE: return p ? p->nfree + p->nkept : 0;
     case Q_MAPS_USED: return (f64)G.maps_used;
     case Q_MAPS_BUDGET: return (f64)G.maps_budget;
     case Q_OPS_LIVE: return G.ops_live;

@@ -14,6 +14,7 @@
 #define MAX_POOLS 256
 #define MAX_OPS (1u << 18)
 #define NONE 0xffffffffu
+#define HUGE 512u  // 4 KiB pages that one entry of the next level of the page table can map
 
 enum guard { GUARD_NONE, GUARD_WAIT, GUARD_COW, GUARD_MOVE, GUARD_COPY };
 enum prot { RW, RO, CLOSED };  // what the window page allows the program
@@ -25,7 +26,7 @@ enum op_flag { OP_STAGED = 1, OP_VIOLATED = 2, OP_PARKED = 4 };
 // The order is mirrored in lib/memory/stats.ts.
 enum stat {
   S_FAULTS, S_READ_FAULTS, S_WRITE_FAULTS, S_RESTORES, S_PRIVATE_PAGES, S_WAITS, S_WAIT_NS, S_TIMEOUTS, S_DEADLOCKS,
-  S_DEGRADED, S_SPURIOUS, S_MENDED, S_ARMS, S_ARM_PAGES, S_FOREIGN_PRIVATE, S_COUNT,
+  S_DEGRADED, S_SPURIOUS, S_MENDED, S_ARMS, S_ARM_PAGES, S_FOREIGN_PRIVATE, S_HUGE, S_COUNT,
   S_HIST = 16, HIST_BUCKETS = 24  // waits by log2 of microseconds
 };
 #define STATS (S_HIST + HIST_BUCKETS)
@@ -80,6 +81,9 @@ struct pool {
   u32 pages, frames;
   u32 *frame;    // [pages] frame behind the page
   u8 *state;     // [pages] enum prot
+  u8 *huge;      // [pages / 512 + 1] 1 if one page-table entry maps these 512 pages
+  u32 *block;    // [pages / 512 + 1] the 512 frames these pages were made a huge page of, plus 1; or 0
+  u8 *home;      // [frames / 512 + 1] 1 if these 512 frames are kept together for such pages
   u32 *start;    // [pages] first page of the buffer it belongs to, or NONE
   u32 *hint;     // [pages] at a buffer's first page: the page its next fault is expected at
   u32 *chunk;    // [pages] at a buffer's first page: pages the last fault was worth
@@ -91,7 +95,9 @@ struct pool {
   s32 *last;     // [frames] the latest operation on it, for reports
   u64 *free;     // bitmap, 1 = free
   u32 nfree, cursor;
+  u32 nkept;     // frames nobody uses that are kept for the huge page they belong to
   u64 timeout_ns;
+  s32 starved;   // 1 + the bell of a connection that found no frame: to be rung when one is free
   u32 notify;    // ring the bell for every fault (an onFault hook is set)
   s32 bell;
   u64 *stat;

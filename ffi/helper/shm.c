@@ -83,6 +83,7 @@ static int send_queued(struct conn *c) {
       struct pool *p = &G.pool[o->pool];
       lock(&p->lock);
       int r = frames_for(p, o, c->sq.head, o->len);
+      if (r) p->starved = c->bell + 1;
       unlock(&p->lock);
       if (r) break;
       o->flags &= (u16)~OP_STAGED;
@@ -102,15 +103,17 @@ static int send_queued(struct conn *c) {
 static int desc_ok(const struct conn *c, const struct desc *d) {
   if (d->kind == D_EAGER) return d->len <= EAGER_MAX && d->off <= EAGER_BYTES - d->len;
   if (d->kind != D_PAGES && d->kind != D_TABLE) return 0;
-  if (d->off >= G.page_size || !d->len || d->len > (u64)c->peer_frames << G.page_shift || !d->nruns ||
-      d->nruns > c->peer_frames)
-    return 0;
+  // A message of nothing, for which the sender's ring had no room.
+  if (!d->len) return d->kind == D_PAGES && !d->nruns && !d->off;
+  if (d->off >= G.page_size || d->len > (u64)c->peer_frames << G.page_shift) return 0;
+  u64 pages = 0, want = (d->off + d->len + G.page_size - 1) >> G.page_shift;
+  if (!d->nruns || d->nruns > want) return 0;
   struct runs it = runs_of(c->peer_dev, c->peer_frames, d);
   struct run r;
-  u64 pages = 0;
   int more;
-  while ((more = runs_next(&it, &r)) == 1) pages += r.count;
-  return more == 0 && pages == (d->off + d->len + G.page_size - 1) >> G.page_shift;
+  while ((more = runs_next(&it, &r)) == 1)
+    if ((pages += r.count) > want) return 0;
+  return more == 0 && pages == want;
 }
 
 // Copies a message's bytes. The list is checked again as it is read; -1 if it changed under us.
@@ -212,6 +215,7 @@ static int receive_posted(struct conn *c) {
       o->len = d.len;
       lock(&p->lock);
       int short_ = frames_for(p, o, i, d.len);
+      if (short_) p->starved = c->bell + 1;
       unlock(&p->lock);
       if (short_) return n;  // tried again when frames are free
       o->flags |= OP_PARKED;
@@ -242,6 +246,15 @@ static void fail_inflight(struct conn *c, s32 me, s32 status) {
       complete(c, (s32)i, status);
     }
   }
+}
+
+// The peer sends what is not the protocol: everything ends here, and the peer hears no more of it.
+static void cut_off(struct conn *c, s32 me) {
+  c->state = CONN_BROKEN;
+  fail_queue(c, &c->sq, -E_PROTO);
+  fail_queue(c, &c->rq, -E_PROTO);
+  fail_inflight(c, me, -E_PROTO);
+  sys2(NR_shutdown, c->fd, 2 /* SHUT_RDWR */);
 }
 
 // Moves a connection on. Called with its lock held. Returns how many operations ended.
@@ -290,10 +303,7 @@ static int poll_locked(struct conn *c, s32 me) {
   return ended;
 
 broken:
-  c->state = CONN_BROKEN;
-  fail_queue(c, &c->sq, -E_PROTO);
-  fail_queue(c, &c->rq, -E_PROTO);
-  fail_inflight(c, me, -E_PROTO);
+  cut_off(c, me);
   return 1;
 }
 
@@ -321,17 +331,21 @@ static int only_self_can(s32 i) {
   return c && c->local_tid && c->local_tid == thread_id();
 }
 
-static int revoke_receive(s32 i, s32 status) {
+// Of a pool's page, or (NONE) of any: by the time the lock is held the number may be another receive's.
+static void revoke_receive(s32 i, s32 pool, u32 page, s32 status) {
   struct op *o = &G.op[i];
   struct conn *c = conn_at(o->conn);
   if (!c) {
     o->flags |= OP_VIOLATED;
-    return 0;
+    return;
   }
   lock(&c->lock);
-  if (unlink_op(&c->rq, i)) complete(c, i, status);
+  int same = page == NONE || (o->pool == pool && page - o->page < o->pages);
+  if (same && unlink_op(&c->rq, i)) {
+    complete(c, i, status);
+    bell_ring(c->bell);  // this may be another thread than the one that waits for the receive
+  }
   unlock(&c->lock);
-  return 1;
 }
 
 // ---- messages read in place
@@ -343,19 +357,37 @@ static int map_peer(struct conn *c, u32 page, u32 n, u32 frame, int prot, int fl
   return r == (s64)to ? 0 : r < 0 ? (int)r : -E_NOMEM;
 }
 
-// Puts back the peer's own pages where the program had written. The lock is held.
-static void unprivatise(struct conn *c, u32 page, u32 n) {
-  for (u32 i = page; i < page + n;) {
-    if (!(c->flags[i] & PRIVATE)) {
-      i++;
-      continue;
+// The mappings that writes to [page, page+n) were accounted for.
+static s64 private_maps(struct conn *c, u32 page, u32 n) {
+  s64 maps = 0;
+  for (u32 i = page; i < page + n; i++) maps += c->flags[i] & FIRST ? 2 : 0;
+  return maps;
+}
+
+// Lets go of a message read in place, and puts back the peer's own pages where the program had written. The
+// lock is held.
+static void let_go(struct conn *c, u32 page, u32 n) {
+  for (u32 i = page, j; i < page + n; i = j) {
+    j = i + 1;
+    if (c->flags[i] & PRIVATE) {
+      while (j < page + n && (c->flags[j] & PRIVATE)) j++;
+      if (map_peer(c, i, j - i, i, PROT_READ, MAP_SHARED)) {
+        // No mapping left. What the program wrote stays there, so nothing is read in place there any more.
+        for (u32 k = i; k < j; k++) c->flags[k] &= (u8)~HELD;
+        continue;
+      }
+      account(-private_maps(c, i, j - i));
     }
-    u32 j = i;
-    while (j < page + n && (c->flags[j] & PRIVATE)) c->flags[j++] &= (u8)~PRIVATE;
-    map_peer(c, i, j - i, i, PROT_READ, MAP_SHARED);
-    budget(-2);
-    i = j;
+    memset(c->flags + i, 0, j - i);
   }
+}
+
+// Takes a place of the arena back.
+static void close_alias(struct conn *c, u32 page, u32 n) {
+  account(-private_maps(c, page, n));
+  memset(c->flags + page, 0, n);
+  sys6(NR_mmap, (s64)(c->view + ((u64)page << G.page_shift)), (s64)((u64)n << G.page_shift), PROT_NONE,
+       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
 // A write to a message read in place gets a private page, by the kernel's own copy-on-write, until the
@@ -365,9 +397,13 @@ static int peer_fault(u64 address) {
     struct conn *c = conn_at((s32)i);
     if (!c || address - c->view >= (u64)(c->peer_frames + c->arena) << G.page_shift) continue;
     lock(&c->lock);
+    if (!c->live || address - c->view >= (u64)(c->peer_frames + c->arena) << G.page_shift) {
+      unlock(&c->lock);
+      continue;
+    }
     u32 page = (u32)((address - c->view) >> G.page_shift), m = 1, all = c->peer_frames + c->arena;
     int r = 0, in_place = page < c->peer_frames;
-    if (c->live && (c->flags[page] & HELD)) {
+    if (c->flags[page] & HELD) {
       if (!(c->flags[page] & PRIVATE)) {
         u32 want = page == c->hint ? (c->chunk < 64 ? c->chunk * 4 : 256) : 1;
         u32 f = in_place ? page : c->alias[page - c->peer_frames];
@@ -378,8 +414,12 @@ static int peer_fault(u64 address) {
         if (r && m > 1) r = map_peer(c, page, m = 1, f, PROT_READ | PROT_WRITE, MAP_PRIVATE);
         if (!r) {
           for (u32 k = 0; k < m; k++) c->flags[page + k] |= PRIVATE;
-          __atomic_add_fetch(&G.maps_used, 2, __ATOMIC_RELAXED);  // past the budget if need be: it must not fail
-          G.pool[c->pool].stat[S_FOREIGN_PRIVATE] += m;
+          c->flags[page] |= FIRST;
+          account(2);  // past the budget if need be: it must not fail
+          struct pool *p = &G.pool[c->pool];
+          lock(&p->lock);  // the program may have closed its pool before the channel
+          if (p->live) p->stat[S_FOREIGN_PRIVATE] += m;
+          unlock(&p->lock);
           c->hint = page + m;
           c->chunk = m;
         }
@@ -440,11 +480,12 @@ EXPORT f64 moat_msg_alias(s32 ci, s32 i, u32 at) {
     }
   }
   if (more < 0 || k != pages) e = e ? e : -E_PROTO;
-  unlock(&c->lock);
   if (e) {
-    budget(-(s64)(o->d.nruns + 1));
-    return e;
+    close_alias(c, c->peer_frames + at, k);
+    account(-(s64)(o->d.nruns + 1));
   }
+  unlock(&c->lock);
+  if (e) return e;
   return (f64)(c->view + ((u64)(c->peer_frames + at) << G.page_shift) + o->d.off);
 }
 
@@ -485,17 +526,10 @@ EXPORT s32 moat_msg_release(s32 ci, u32 id, s32 page, u32 n, u32 runs) {
   if (!c) return -E_INVAL;
   lock(&c->lock);
   if (page >= 0 && (u32)page < c->peer_frames) {
-    unprivatise(c, (u32)page, n);
-    memset(c->flags + page, 0, n);
+    let_go(c, (u32)page, n);
   } else if (page >= 0) {
-    for (u32 k = (u32)page; k < (u32)page + n; k++) {
-      if ((c->flags[k] & PRIVATE) && (k == (u32)page || !(c->flags[k - 1] & PRIVATE))) budget(-2);
-    }
-    memset(c->flags + page, 0, n);
-    u64 at = c->view + ((u64)(u32)page << G.page_shift);
-    sys6(NR_mmap, (s64)at, (s64)((u64)n << G.page_shift), PROT_NONE,
-         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-    budget(-(s64)(runs + 1));
+    close_alias(c, (u32)page, n);
+    account(-(s64)(runs + 1));
   }
   if (c->state == CONN_OPEN || c->state == CONN_PEER_ABORTED) {
     release(c, id);
@@ -510,8 +544,20 @@ EXPORT s32 moat_msg_release(s32 ci, u32 id, s32 page, u32 n, u32 runs) {
 EXPORT s32 moat_conn_add(s32 pool, s32 fd, s32 peer_fd, f64 mine, f64 theirs, f64 peer_dev, f64 view, u32 peer_frames,
                          u32 arena, s32 local_tid) {
   if (!pool_of(pool)) return -E_INVAL;
-  struct conn *c = map_anonymous(sizeof *c + peer_frames + (u64)arena * 5 + 64);
-  if (!c) return -E_NOMEM;
+  u32 *marks = map_anonymous(peer_frames + (u64)arena * 5);
+  if (!marks) return -E_NOMEM;
+  lock(&conns_lock);
+  s32 i = 0;
+  while (i < MAX_CONNS && conns[i] && load_acq(&conns[i]->live)) i++;
+  struct conn *c = i == MAX_CONNS ? 0 : conns[i] ? conns[i] : map_anonymous(sizeof *c);
+  if (!c) {
+    unlock(&conns_lock);
+    sys2(NR_munmap, marks, peer_frames + (u64)arena * 5);
+    return i == MAX_CONNS ? -E_NFILE : -E_NOMEM;
+  }
+  lock(&c->lock);
+  memset((u8 *)c + 8, 0, sizeof *c - 8);  // all but live and lock
+  c->bell = -1;
   c->pool = pool;
   c->fd = fd;
   c->peer_fd = peer_fd;
@@ -522,24 +568,14 @@ EXPORT s32 moat_conn_add(s32 pool, s32 fd, s32 peer_fd, f64 mine, f64 theirs, f6
   c->peer_frames = peer_frames;
   c->arena = arena;
   c->local_tid = local_tid;
-  c->alias = (u32 *)(c + 1);
-  c->flags = (u8 *)(c->alias + arena);
+  c->alias = marks;
+  c->flags = (u8 *)(marks + arena);
   c->sq = c->rq = c->cq = (struct queue){ -1, -1 };
-  c->live = 1;
-  lock(&conns_lock);
-  s32 i = 0;
-  while (i < MAX_CONNS && conns[i] && conns[i]->live) i++;
-  if (i == MAX_CONNS) {
-    unlock(&conns_lock);
-    sys2(NR_munmap, c, sizeof *c + peer_frames + (u64)arena * 5 + 64);
-    return -E_NFILE;
-  }
-  if ((u32)i == conns_high) conns_high = (u32)i + 1;
-  struct conn *old = conns[i];
+  store_rel(&c->live, 1);
+  unlock(&c->lock);
   store_rel(&conns[i], c);
+  if ((u32)i == conns_high) store_rel(&conns_high, (u32)i + 1);
   unlock(&conns_lock);
-  // A handler may still be looking at the connection that had this place: its memory goes one use later.
-  if (old) sys2(NR_munmap, old, sizeof *old + old->peer_frames + (u64)old->arena * 5 + 64);
   return i;
 }
 
@@ -550,7 +586,10 @@ EXPORT s32 moat_conn_remove(s32 i) {
   if (!c) return -E_INVAL;
   lock(&c->lock);
   int busy = c->inflight || c->sq.head >= 0 || c->rq.head >= 0 || c->cq.head >= 0;
-  if (!busy) store_rel(&c->live, 0);
+  if (!busy) {
+    store_rel(&c->live, 0);
+    sys2(NR_munmap, c->alias, c->peer_frames + (u64)c->arena * 5);
+  }
   unlock(&c->lock);
   return busy ? -E_BUSY : 0;
 }
@@ -646,8 +685,7 @@ EXPORT s32 moat_conn_take(s32 i, f64 spin) {
       struct op *o = &c->taken;
       r = next_desc(c, &o->d);
       if (r < 0) {
-        poll_locked(c, i);  // finds the same nonsense and ends everything
-        c->state = CONN_BROKEN;
+        cut_off(c, i);
         r = -E_PROTO;
       } else if (r > 0) {
         o->kind = OP_TAKE;
@@ -698,7 +736,8 @@ EXPORT s32 moat_conn_check(s32 i) {
 // Takes a receive back: it ends with -ECANCELED unless its message was there first. The guard opens.
 EXPORT s32 moat_conn_cancel(s32 op) {
   if (op < 0 || (u32)op >= G.op_high || G.op[op].conn < 0) return -E_INVAL;
-  return revoke_receive(op, -E_CANCELED);
+  revoke_receive(op, 0, NONE, -E_CANCELED);
+  return 0;
 }
 
 // Goes to sleep: the peer will send a byte when something happens. 1 if something already has.

@@ -29,11 +29,12 @@ struct ring {  // layout of the ring's memfd; mirrored in ffi/layout.ts
 _Static_assert(sizeof(struct ring) == 4096 + 65536 + 65536 + EAGER_BYTES, "mirrored in ffi/layout.ts");
 
 enum { CONN_OPEN, CONN_ENDED, CONN_LOST, CONN_BROKEN, CONN_ABORTED, CONN_PEER_ABORTED };
-enum { HELD = 1, PRIVATE = 2 };  // flags of a page of the peer's memory as the program sees it
+// Flags of a page of the peer's memory as the program sees it. FIRST: a private mapping begins here.
+enum { HELD = 1, PRIVATE = 2, FIRST = 4 };
 
 struct queue { s32 head, tail; };  // of operations, linked by op.next_free
 
-struct conn {
+struct conn {  // never freed, only used again: a handler may be looking at it
   u32 live, lock;
   u32 state, hup;
   s32 pool, fd, peer_fd, bell;
@@ -44,7 +45,7 @@ struct conn {
   u64 peer_dev;         // the peer's pool, read-only and never remapped: what this helper reads
   u64 view;             // the same again, and behind it the arena for aliases: what JavaScript reads
   u32 peer_frames, arena;
-  u8 *flags;            // [peer_frames + arena]
+  u8 *flags;            // [peer_frames + arena], behind alias
   u32 *alias;           // [arena] frame behind the page
   u32 hint, chunk;      // next page a private copy is expected for, and the size of the last step
   struct queue sq, rq, cq;  // to publish; waiting for a message; done, for JavaScript

@@ -40,6 +40,7 @@ enum {
 #define MREMAP_MAYMOVE 1
 #define MREMAP_FIXED 2
 #define MADV_POPULATE_WRITE 23
+#define MADV_COLLAPSE 25
 #define SIGSEGV 11
 
 #if defined(__x86_64__)

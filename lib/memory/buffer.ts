@@ -62,6 +62,8 @@ export class PoolBuffer implements Disposable {
       freed: false,
       guarded: false,
       shared: false,
+      guards: 0,
+      collapsed: 0,
       auto: new AutoGuard(byteLength < core.copyThreshold ? 4 : 0),
     };
     core.adopt(this, memory, this.#state);
@@ -152,6 +154,10 @@ export interface BufferState {
   guarded: boolean;
   /** A handle was made for other threads. */
   shared: boolean;
+  /** Guarded sends so far of parts large enough for huge pages. */
+  guards: number;
+  /** Huge pages of the window, counted from its start, that need no further look. */
+  collapsed: number;
   readonly auto: AutoGuard;
 }
 

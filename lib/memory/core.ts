@@ -6,7 +6,7 @@
 import { GuardTimeoutError, MoatError, systemError } from "../../ffi/errors.ts";
 import { type Helper, helper, QUERY } from "../../ffi/helper.ts";
 import { ensureHandler } from "../../ffi/sigsegv.ts";
-import { C, checked, cString, libc, map, pageSize } from "../../ffi/libc.ts";
+import { C, checked, cString, HUGE_PAGE, libc, map, mapAligned, pageSize } from "../../ffi/libc.ts";
 import { runtime } from "../../ffi/runtime.ts";
 import { FAULT } from "../../ffi/layout.ts";
 import type { BufferState, PoolBuffer } from "./buffer.ts";
@@ -38,9 +38,14 @@ export interface CoreOptions {
   guardTimeout: number;
   copyThreshold: number | undefined;
   trace: boolean;
+  hugePages: boolean;
 }
 
-const EBUSY = 16, ENOMEM = 12, ENFILE = 23, ENOBUFS = 105;
+const EAGAIN = 11, EBUSY = 16, EINVAL = 22, ENOMEM = 12, ENFILE = 23, ENOBUFS = 105;
+
+// Pages of 4 KiB in a huge page.
+const HUGE = 512;
+const GUARDS_BEFORE_COLLAPSE = 16;
 
 // Which buffer an ArrayBuffer belongs to, over all pools of this isolate: how sub-views are recognised.
 const buffers = new WeakMap<ArrayBufferLike, BufferState>();
@@ -63,6 +68,8 @@ export class PoolCore {
   /** What buffers are made of. */
   readonly window: number;
   readonly counters: Counters = new Counters();
+  /** Whether huge pages may be made; false once the kernel has refused. */
+  hugePages: boolean;
   readonly trace: boolean;
   readonly copyThreshold: number;
   readonly #fixedThreshold: boolean;
@@ -86,6 +93,7 @@ export class PoolCore {
     this.pages = Math.ceil(options.bytes / this.pageSize);
     this.frames = this.pages + Math.ceil(options.reserve / this.pageSize);
     this.trace = options.trace;
+    this.hugePages = options.hugePages && this.pageSize === 4096;
     this.#calibration = calibrate();
     this.#fixedThreshold = options.copyThreshold !== undefined;
     this.copyThreshold = options.copyThreshold ?? this.#calibration.threshold;
@@ -95,8 +103,8 @@ export class PoolCore {
     try {
       checked(`ftruncate of the pool to ${size} bytes`, libc().ftruncate(this.memfd, size));
       const prot = C.PROT_READ | C.PROT_WRITE;
-      this.device = map(size, prot, C.MAP_SHARED, this.memfd);
-      this.window = map(this.pages * this.pageSize, prot, C.MAP_SHARED, this.memfd);
+      this.device = mapAligned(size, prot, C.MAP_SHARED, this.memfd);
+      this.window = mapAligned(this.pages * this.pageSize, prot, C.MAP_SHARED, this.memfd);
       // From here on nobody, we included, can map it writable again or cut it off: a peer may have it.
       const seals = C.F_SEAL_SHRINK | C.F_SEAL_GROW | C.F_SEAL_FUTURE_WRITE | C.F_SEAL_SEAL;
       checked("sealing the pool", libc().fcntl(this.memfd, C.F_ADD_SEALS, seals));
@@ -133,7 +141,8 @@ export class PoolCore {
   takePages(byteLength: number): { page: number; pages: number } {
     this.assertOpen();
     const pages = Math.ceil(byteLength / this.pageSize);
-    const page = this.#ranges.take(pages);
+    let page = this.hugePages && byteLength >= HUGE_PAGE ? this.#ranges.take(pages, HUGE) : -1;
+    if (page < 0) page = this.#ranges.take(pages);
     if (page < 0) {
       const free = this.#ranges.available * this.pageSize;
       throw new MoatError(
@@ -207,6 +216,7 @@ export class PoolCore {
     if (guard === "cow" || guard === "wait") {
       ensureHandler(this.helper);
       state.guarded = true;
+      if (this.hugePages && length >= HUGE_PAGE) this.#collapse(region);
     }
     const first = Math.floor(offset / this.pageSize);
     const pages = Math.ceil((offset + length) / this.pageSize) - first;
@@ -232,6 +242,20 @@ export class PoolCore {
       sink ^= bytes[length - 1]!;
       touched = sink;
     }
+  }
+
+  // A buffer that is guarded again and again gets huge pages, one at each send: guarding 2 MiB then costs one
+  // entry of the page table instead of 512 (3 us instead of 60, measured on a Xeon in a virtual machine),
+  // while making the huge page costs what some dozen guards do (5 ms).
+  #collapse({ state, offset, length }: Region): void {
+    if (state.guards++ < GUARDS_BEFORE_COLLAPSE) return;
+    const first = Math.ceil((state.page + offset / this.pageSize) / HUGE);
+    const end = Math.floor((state.page + (offset + length) / this.pageSize) / HUGE);
+    const next = Math.max(first, state.collapsed);
+    if (next >= end) return;
+    state.collapsed = next + 1;
+    const r = this.helper.moat_collapse(this.index, next * HUGE);
+    if (r < 0 && r !== -EINVAL && r !== -EAGAIN && r !== -EBUSY) this.hugePages = false;
   }
 
   /** Starts a send of a copy. Returns its number, or -errno. */

@@ -21,16 +21,16 @@ export class Ranges {
     this.available = pages;
   }
 
-  /** The first page of a range of `pages`, or -1 if there is none. */
-  take(pages: number): number {
-    const start = this.#kept.get(pages)?.pop() ?? this.#carve(pages);
+  /** The first page, a multiple of `align`, of a range of `pages`; or -1 if there is none. */
+  take(pages: number, align = 1): number {
+    const start = this.#keptAligned(pages, align) ?? this.#carve(pages, align);
     if (start !== undefined) {
       this.available -= pages;
       return start;
     }
     if (this.available < pages || this.#kept.size === 0) return -1;
     this.#join();
-    const joined = this.#carve(pages);
+    const joined = this.#carve(pages, align);
     if (joined === undefined) return -1;
     this.available -= pages;
     return joined;
@@ -44,14 +44,25 @@ export class Ranges {
     this.available += pages;
   }
 
-  #carve(pages: number): number | undefined {
-    const index = this.#free.findIndex((range) => range.pages >= pages);
+  #keptAligned(pages: number, align: number): number | undefined {
+    const kept = this.#kept.get(pages);
+    const index = kept?.findLastIndex((start) => start % align === 0) ?? -1;
+    return index < 0 ? undefined : kept!.splice(index, 1)[0];
+  }
+
+  #carve(pages: number, align: number): number | undefined {
+    const first = (start: number): number => Math.ceil(start / align) * align;
+    const index = this.#free.findIndex((range) =>
+      first(range.start) + pages <= range.start + range.pages
+    );
     const range = this.#free[index];
     if (!range) return undefined;
-    const start = range.start;
-    range.start += pages;
-    range.pages -= pages;
-    if (range.pages === 0) this.#free.splice(index, 1);
+    const start = first(range.start), end = range.start + range.pages;
+    const rest = [
+      { start: range.start, pages: start - range.start },
+      { start: start + pages, pages: end - start - pages },
+    ];
+    this.#free.splice(index, 1, ...rest.filter((part) => part.pages > 0));
     return start;
   }
 

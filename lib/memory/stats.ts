@@ -60,6 +60,8 @@ export interface PoolStats {
     /** A received message was copied because it could not be mapped. */
     receiveCopies: number;
   };
+  /** Huge pages that were made of pages guarded often. */
+  hugePages: number;
   /** Pages copied to bring a scattered buffer together. */
   mendedPages: number;
   /** Times somebody replaced the SIGSEGV action of the process and it was put back. */
@@ -81,6 +83,7 @@ const S = {
   arms: 12,
   armPages: 13,
   foreignPrivate: 14,
+  huge: 15,
   histogram: 16,
   buckets: 24,
 } as const;
@@ -145,6 +148,7 @@ export function combine(
       staged: js.staged,
       receiveCopies: js.receiveCopies,
     },
+    hugePages: at(S.huge),
     mendedPages: at(S.mended),
   };
 }

@@ -8,7 +8,7 @@
  * @module
  */
 import { MoatError, systemError } from "../../ffi/errors.ts";
-import { C, checked, cString, libc, map } from "../../ffi/libc.ts";
+import { C, checked, cString, libc, map, mapAligned } from "../../ffi/libc.ts";
 import { DESC, DESC_KIND, OP, OP_PARKED, RING } from "../../ffi/layout.ts";
 import { runtime } from "../../ffi/runtime.ts";
 import type { PoolCore } from "../memory/core.ts";
@@ -87,9 +87,9 @@ export class ShmTransport implements Transport {
     this.peer = `${address} (process ${pid})`;
     const bytes = greeting.frames * core.pageSize, view = C.MAP_SHARED;
     const undo: (() => void)[] = [];
-    const mapped = (length: number, prot: number, flags: number, from: number, at = 0): number => {
-      const where = map(length, prot, flags, from, 0, at);
-      if (at === 0) undo.push(() => libc().munmap(where, length));
+    const mapped = (length: number, prot: number, flags: number, from: number): number => {
+      const where = mapAligned(length, prot, flags, from);
+      undo.push(() => libc().munmap(where, length));
       return where;
     };
     try {
@@ -98,7 +98,7 @@ export class ShmTransport implements Transport {
       // Once more for JavaScript to read, and behind it as much again for aliases of scattered messages.
       const reserve = C.MAP_PRIVATE | C.MAP_ANONYMOUS | C.MAP_NORESERVE;
       this.#view = mapped(bytes * 2, C.PROT_NONE, reserve, -1);
-      mapped(bytes, C.PROT_READ, view | C.MAP_FIXED, greeting.poolFd, this.#view);
+      map(bytes, C.PROT_READ, view | C.MAP_FIXED, greeting.poolFd, 0, this.#view);
       this.#arena = new Ranges(greeting.frames);
       this.conn = core.helper.moat_conn_add(
         core.index,
