@@ -81,7 +81,7 @@ export function runtime(): Runtime {
 }
 
 /** The oldest versions the test suite passes on. */
-export const OLDEST = { deno: "2.4.0", bun: "1.4.5" } as const;
+export const OLDEST = { deno: "2.7.12", bun: "1.4.5" } as const;
 
 interface Globals {
   Deno?: { version: { deno: string }; build: { os: string; arch: string } };

@@ -82,7 +82,11 @@ export function openBun(version: string): Runtime {
     callback,
     onBytes(fd, fn): void {
       const { Bun } = globalThis as unknown as { Bun: BunSockets };
-      const handlers = { data: fn, open: (s: { unref(): void }): void => s.unref(), error() {} };
+      const handlers = {
+        data: fn,
+        open: (s: { unref(): void }): void => s.unref(),
+        error: (): void => {},
+      };
       void Bun.connect({ fd, socket: handlers });
     },
   };

@@ -170,7 +170,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
   }
 
   #send(data: Data, options: SendOptions): Promise<SendResult> {
-    const asked = options.guard ?? "auto";
+    const { guard: asked = "auto" } = options;
     if (!isGuard(asked)) {
       throw new MoatError("INVALID_ARGUMENT", `send with the guard ${describe(asked)}`, {
         hint: 'use "auto", "cow", "wait", "move", "copy" or "none"',
@@ -210,7 +210,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
       } else if (op < 0) throw core.refusal("send", op);
     }
     if (guard === "copy") {
-      op = core.outCopy(bytes);
+      op = core.outCopy(bytes, region);
       if (op === -ENOBUFS) {
         const staged = bytes.slice();
         op = core.outStaged(staged);

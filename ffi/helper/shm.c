@@ -192,6 +192,13 @@ static int next_desc(struct conn *c, struct desc *d) {
 }
 static void consumed(struct conn *c) { store_rel(&c->mine->rx_head, ++c->rx_next); }
 
+// Is the message in `parking` still to be collected? Once it is, its operation is free or another.
+static int parking_taken(const struct conn *c, s32 me) {
+  if (c->parked < 0) return 0;
+  const struct op *o = &G.op[c->parked];
+  return load_acq(&o->state) == OP_DONE && o->conn == me && o->kind == OP_TAKE && o->d.kind == D_EAGER;
+}
+
 // Gives messages to the receives that wait for them, in order. -1 for nonsense from the peer.
 static int receive_posted(struct conn *c) {
   int n = 0;
@@ -211,15 +218,22 @@ static int receive_posted(struct conn *c) {
       if (d.kind != D_EAGER) release(c, d.id);
     } else if (d.kind == D_EAGER) {
       // Small messages are parked in frames of ours: the ring moves on though JavaScript has not looked yet.
+      // Without a free frame they go one at a time, because what frees the frames may be what a message says.
       struct pool *p = &G.pool[o->pool];
       o->len = d.len;
       lock(&p->lock);
       int short_ = frames_for(p, o, i, d.len);
-      if (short_) p->starved = c->bell + 1;
       unlock(&p->lock);
-      if (short_) return n;  // tried again when frames are free
-      o->flags |= OP_PARKED;
-      fill_frames(p, o, c->theirs->eager + d.off);
+      if (!short_) {
+        o->flags |= OP_PARKED;
+        fill_frames(p, o, c->theirs->eager + d.off);
+      } else if (!parking_taken(c, o->conn)) {
+        c->parked = i;
+        o->d = d;
+        memcpy(c->parking, c->theirs->eager + d.off, d.len);
+      } else {
+        return n;  // tried again when JavaScript has collected the one before
+      }
       consumed(c);
     } else {
       o->d = d;
@@ -296,7 +310,7 @@ static int poll_locked(struct conn *c, s32 me) {
     fail_queue(c, &c->sq, status);
     fail_inflight(c, me, status);
     if (c->rq.head >= 0 && receive_posted(c) < 0) goto broken;
-    fail_queue(c, &c->rq, status);
+    if (load_acq(&c->theirs->tx_tail) == c->rx_next) fail_queue(c, &c->rq, status);
   } else if (c->state == CONN_ABORTED && (hup || their_state != RING_OPEN)) {
     fail_inflight(c, me, -E_CANCELED);
   }
@@ -494,8 +508,9 @@ EXPORT s32 moat_msg_copy(s32 ci, s32 i, u8 *to) {
   struct conn *c = conn_at(ci);
   struct op *o = c ? message_of(c, i) : 0;
   if (!o) return -E_INVAL;
-  if (i < 0 && o->d.kind == D_EAGER) {
-    memcpy(to, c->scratch, o->d.len);
+  if (o->d.kind == D_EAGER) {
+    if (i >= 0 && i != c->parked) return -E_INVAL;
+    memcpy(to, i < 0 ? c->scratch : c->parking, o->d.len);
     return 0;
   }
   return desc_copy(c, &o->d, to) ? -E_PROTO : 0;
@@ -571,6 +586,7 @@ EXPORT s32 moat_conn_add(s32 pool, s32 fd, s32 peer_fd, f64 mine, f64 theirs, f6
   c->alias = marks;
   c->flags = (u8 *)(marks + arena);
   c->sq = c->rq = c->cq = (struct queue){ -1, -1 };
+  c->parked = -1;
   store_rel(&c->live, 1);
   unlock(&c->lock);
   store_rel(&conns[i], c);

@@ -57,6 +57,8 @@ struct conn {  // never freed, only used again: a handler may be looking at it
   struct op done;       // JavaScript reads both here
   u64 eager_end[RING_SLOTS];
   u8 scratch[EAGER_MAX];
+  s32 parked;           // the receive whose message is in `parking`, because the pool had no frame to park it in
+  u8 parking[EAGER_MAX];
 };
 #define MAX_CONNS 4096
 

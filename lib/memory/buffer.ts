@@ -64,7 +64,10 @@ export class PoolBuffer implements Disposable {
       shared: false,
       guards: 0,
       collapsed: 0,
-      auto: new AutoGuard(byteLength < core.copyThreshold ? 4 : 0),
+      auto: new AutoGuard(
+        core.copyCostPerByte(byteLength),
+        byteLength < core.copyThreshold ? 8 : 0,
+      ),
     };
     core.adopt(this, memory, this.#state);
   }
@@ -167,8 +170,9 @@ export interface BufferState {
  * @param handle from {@linkcode PoolBuffer.share}
  */
 export function viewShared(handle: SharedHandle): Uint8Array<ArrayBuffer> {
-  const { address, byteLength } = handle;
-  if (!Number.isSafeInteger(address) || address <= 0 || !Number.isSafeInteger(byteLength)) {
+  const { address, byteLength } = handle ?? {};
+  const fine = (n: number): boolean => Number.isSafeInteger(n) && n > 0;
+  if (!fine(address) || !fine(byteLength)) {
     throw new MoatError("INVALID_ARGUMENT", `not a handle: ${JSON.stringify(handle)}`, {
       hint: "pass what PoolBuffer.share() returned, in this process",
     });

@@ -259,8 +259,19 @@ export class PoolCore {
   }
 
   /** Starts a send of a copy. Returns its number, or -errno. */
-  outCopy(bytes: Uint8Array): number {
-    return this.helper.moat_out_copy(this.index, bytes, bytes.byteLength);
+  outCopy(bytes: Uint8Array, region?: Region): number {
+    if (!region || this.#fixedThreshold) {
+      return this.helper.moat_out_copy(this.index, bytes, bytes.byteLength);
+    }
+    const start = performance.now();
+    const op = this.helper.moat_out_copy(this.index, bytes, bytes.byteLength);
+    region.state.auto.copied(region.length, (performance.now() - start) * 1e6);
+    return op;
+  }
+
+  /** The nanoseconds a copy is expected to take for each of a number of bytes. */
+  copyCostPerByte(bytes: number): number {
+    return this.#calibration.copyCost(bytes) / bytes;
   }
 
   /** Starts a send of bytes that go into frames when some are free; the caller keeps `bytes`. */
@@ -322,11 +333,7 @@ export class PoolCore {
   /** The guard `"auto"` is for a region. */
   chooseAuto({ state, length }: Region): "copy" | "cow" {
     if (this.#fixedThreshold) return length < this.copyThreshold ? "copy" : "cow";
-    return state.auto.choose(
-      length,
-      () => this.helper.moat_buf_cost(this.index, state.page),
-      this.#calibration.copyCost,
-    );
+    return state.auto.choose(length, () => this.helper.moat_buf_cost(this.index, state.page));
   }
 
   /** Notes that an operation has begun. */
@@ -451,18 +458,21 @@ export function resolveData(core: PoolCore, data: unknown, what: string): Resolv
     const region = { state: whole, offset: 0, length: whole.byteLength };
     return { region, bytes: new Uint8Array(memory) };
   }
-  const view = ArrayBuffer.isView(data)
-    ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+  const memory = ArrayBuffer.isView(data)
+    ? data.buffer
     : data instanceof ArrayBuffer || data instanceof SharedArrayBuffer
-    ? new Uint8Array(data)
+    ? data
     : undefined;
-  if (!view) {
+  if (!memory) {
     throw new MoatError("INVALID_ARGUMENT", `${what}: ${describe(data)} is not a buffer`, {
       hint: "pass a PoolBuffer, a typed array, a DataView or an ArrayBuffer",
     });
   }
-  if (!(view.buffer instanceof SharedArrayBuffer)) assertAttached(view.buffer, what);
-  const state = buffers.get(view.buffer);
+  if (!(memory instanceof SharedArrayBuffer)) assertAttached(memory, what);
+  const view = ArrayBuffer.isView(data)
+    ? new Uint8Array(memory, data.byteOffset, data.byteLength)
+    : new Uint8Array(memory);
+  const state = buffers.get(memory);
   if (!state) return { region: undefined, bytes: view };
   assertSame(core, state, what);
   return { region: { state, offset: view.byteOffset, length: view.byteLength }, bytes: view };

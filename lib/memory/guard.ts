@@ -29,25 +29,29 @@ export function isGuard(value: unknown): value is Guard {
   return value === "auto" || (typeof value === "string" && Object.hasOwn(GUARD_NUMBER, value));
 }
 
-/** Time in nanoseconds that the CPU takes to copy a number of bytes. */
-export type CopyCost = (bytes: number) => number;
-
 /**
- * Chooses between `"copy"` and `"cow"` for one buffer, by what the guard has really cost it.
+ * Chooses between `"copy"` and `"cow"` for one buffer, by what each has really cost it.
  *
  * The price of a guard is not a matter of size alone: a buffer that nobody rewrites stays protected and
- * costs nothing to send again, one that is rewritten at once costs a fault and a private copy of every
- * page. The helper adds up the nanoseconds spent on a buffer's guards, so after each guarded send it is
- * known whether the copy would have been cheaper. A buffer for which it would, is copied for a while
- * before the guard is tried again: 1, 2, 4 … 128 sends, so that trying costs little.
+ * costs nothing to send again, one that is rewritten at once costs faults and private pages. The helper adds
+ * up the nanoseconds spent on a buffer's guards, and copies are timed. The cheaper way is taken; a buffer
+ * that is copied tries the guard again after 8, 16, 32 … 256 copies, three times in a row, because the first
+ * guard after a copy closes more pages than the next.
  */
 export class AutoGuard {
+  #guardCost = 0;
+  #copyCost: number; // per byte: parts of a buffer may be sent
   #copies: number;
-  #backoff = 1;
-  #tried = false;
+  #backoff = 8;
+  #trial = 0;
+  #guarded = false;
 
-  /** `copies`: how many sends to copy before the first guarded one. */
-  constructor(copies: number) {
+  /**
+   * @param copyCost the nanoseconds a copy is expected to take for each byte
+   * @param copies how many sends to copy before the first guarded one
+   */
+  constructor(copyCost: number, copies: number) {
+    this.#copyCost = copyCost;
     this.#copies = copies;
   }
 
@@ -56,20 +60,36 @@ export class AutoGuard {
    *
    * @param spent returns the nanoseconds spent on guards of the buffer since it was last asked
    */
-  choose(bytes: number, spent: () => number, copyCost: CopyCost): "copy" | "cow" {
+  choose(bytes: number, spent: () => number): "copy" | "cow" {
+    if (this.#guarded) {
+      this.#guarded = false;
+      const cost = spent();
+      // The first guard of a trial is not typical, so it does not count.
+      if (this.#trial !== 1) this.#guardCost += (cost - this.#guardCost) / 4;
+      if (this.#trial === 2) this.#guardCost = cost;
+      if (this.#trial < TRIAL) this.#trial++;
+      else if (this.#guardCost > this.#copyCost * bytes) {
+        this.#trial = 0;
+        this.#copies = this.#backoff;
+        this.#backoff = Math.min(this.#backoff * 2, 256);
+      } else this.#backoff = 8;
+    }
     if (this.#copies > 0) {
       this.#copies--;
       return "copy";
     }
-    const guardCost = spent();
-    if (this.#tried && guardCost > copyCost(bytes)) {
-      this.#tried = false;
-      this.#copies = this.#backoff - 1;
-      this.#backoff = Math.min(this.#backoff * 2, 128);
-      return "copy";
+    if (this.#trial === 0) {
+      spent(); // what came before the trial
+      this.#trial = 1;
     }
-    if (this.#tried) this.#backoff = 1;
-    this.#tried = true;
+    this.#guarded = true;
     return "cow";
   }
+
+  /** Notes what a copy took. */
+  copied(bytes: number, nanoseconds: number): void {
+    this.#copyCost += (nanoseconds / bytes - this.#copyCost) / 8;
+  }
 }
+
+const TRIAL = 3;

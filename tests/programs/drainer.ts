@@ -15,7 +15,7 @@ export interface Order {
 }
 
 // Long enough for the other thread to make its next step, the access that is to wait.
-const PAUSE_MS = 30;
+const PAUSE_MS = 60;
 
 parentPort!.on("message", ({ transfer, start }: Order) => {
   parentPort!.postMessage("ready");

@@ -5,6 +5,7 @@
  */
 import { readFile } from "node:fs/promises";
 import process from "node:process";
+import { setTimeout as later } from "node:timers";
 import { fileURLToPath } from "node:url";
 import { type Channel, connect, listen, Pool } from "../../mod.ts";
 import { freshAddress, say } from "../support/child.ts";
@@ -40,7 +41,7 @@ const cases: Record<string, () => Promise<void>> = {
   async held() {
     const [a, b] = await pair();
     b.recv().then((message) => say({ got: message?.byteLength }));
-    setTimeout(() => a.send(new Uint8Array(5)), 400).unref();
+    later(() => a.send(new Uint8Array(5)), 400).unref();
   },
   /** An open channel with nothing pending does not. */
   async open() {
@@ -65,7 +66,7 @@ const cases: Record<string, () => Promise<void>> = {
     b.unref();
     b.recv().then((message) => say({ got: message?.byteLength }));
     b.ref();
-    setTimeout(() => a.send(new Uint8Array(6)), 300).unref();
+    later(() => a.send(new Uint8Array(6)), 300).unref();
   },
   /** Timers and files get their turn while messages go through without a pause. */
   async load() {

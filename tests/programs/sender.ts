@@ -20,8 +20,6 @@ export interface Order {
   after: number;
   /** The messages, as `fill(…, seed)` makes them, and the offset in the page they are sent from. */
   messages: { seed: number; bytes: number; offset?: number }[];
-  /** Sends each message so often, from the same pages. Once by default. */
-  times?: number;
   /** Closes the channel afterwards. */
   close?: boolean;
 }
@@ -38,11 +36,8 @@ for (let message; (message = await channel.recv());) {
     return view;
   });
   await sleep(order.after);
-  const sent: Promise<unknown>[] = [];
-  for (const view of views) {
-    for (let i = order.times ?? 1; i > 0; i--) sent.push(channel.send(view));
-  }
+  // The buffers come back by collection, when they have been sent and nobody has a view any more.
+  for (const view of views) channel.send(view).catch(() => {});
   if (order.close) break;
-  Promise.all(sent).catch(() => {}); // the views' buffers come back by collection
 }
 await channel.close();
