@@ -96,15 +96,13 @@ const symbols = {
   moat_msg_unpark: { parameters: ["i32", "buffer"], result: "i32" },
   // s32 moat_msg_release(s32 conn, u32 id, s32 page, u32 n, u32 runs);
   moat_msg_release: { parameters: ["i32", "u32", "i32", "u32", "u32"], result: "i32" },
-  // s32 moat_bell_new(s32 epoll, s32 event, s32 pair, f64 callback);
-  moat_bell_new: { parameters: ["i32", "i32", "i32", "f64"], result: "i32" },
+  // s32 moat_bell_new(s32 epoll, s32 event, s32 pair);
+  moat_bell_new: { parameters: ["i32", "i32", "i32"], result: "i32" },
   // s32 moat_bell_watch(s32 bell, s32 fd, s32 conn), moat_bell_unwatch(s32 bell, s32 fd);
   moat_bell_watch: { parameters: ["i32", "i32", "i32"], result: "i32" },
   moat_bell_unwatch: { parameters: ["i32", "i32"], result: "i32" },
-  // s32 moat_bell_answer(s32 bell), moat_bell_stop(s32 bell), moat_bell_stopped(s32 bell);
+  // s32 moat_bell_answer(s32 bell);
   moat_bell_answer: { parameters: ["i32"], result: "i32" },
-  moat_bell_stop: { parameters: ["i32"], result: "i32" },
-  moat_bell_stopped: { parameters: ["i32"], result: "i32" },
   // f64 moat_bell_main_address(void);
   moat_bell_main_address: { parameters: [], result: "f64" },
 } as const satisfies Symbols;

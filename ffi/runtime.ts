@@ -40,14 +40,6 @@ export type Functions<S extends Symbols> = {
   ) => S[K]["result"] extends "void" ? void : number;
 };
 
-/** A function that C may call from any thread; it runs on the thread that made it. */
-export interface ThreadSafeCallback {
-  /** The C function pointer: `void (*)(void)`. */
-  readonly address: number;
-  /** Frees the callback. No thread may call it any more. */
-  close(): void;
-}
-
 /** A runtime's foreign function interface. */
 export interface Runtime {
   readonly name: "deno" | "bun";
@@ -58,8 +50,6 @@ export interface Runtime {
   addressOf(view: Uint8Array): number;
   /** The memory at an address as an `ArrayBuffer` that neither owns nor copies it. */
   viewOf(address: number, bytes: number): ArrayBuffer;
-  /** Makes a thread-safe callback. It does not keep the process alive. */
-  callback(fn: () => void): ThreadSafeCallback;
   /**
    * Calls `fn` from this thread's event loop whenever bytes come on a socket, and discards them. The
    * descriptor is the runtime's from here on. It does not keep the process alive.

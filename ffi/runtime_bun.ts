@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { CType, Functions, Runtime, Symbols, ThreadSafeCallback } from "./runtime.ts";
+import type { CType, Functions, Runtime, Symbols } from "./runtime.ts";
 
 // The part of `bun:ffi` used here. Its module cannot be imported by name where Deno reads this file.
 interface BunFfi {
@@ -13,10 +13,6 @@ interface BunFfi {
   ): { symbols: Record<string, (...args: unknown[]) => unknown> };
   ptr(view: Uint8Array): number;
   toArrayBuffer(address: number, offset: number, bytes: number): ArrayBuffer;
-  JSCallback: new (
-    fn: () => void,
-    options: { args: string[]; returns: string; threadsafe: boolean },
-  ) => { ptr: number; close(): void };
 }
 
 interface BunSockets {
@@ -65,11 +61,6 @@ export function openBun(version: string): Runtime {
     return functions as Functions<S>;
   }
 
-  function callback(fn: () => void): ThreadSafeCallback {
-    const made = new ffi.JSCallback(fn, { args: [], returns: "void", threadsafe: true });
-    return { address: made.ptr, close: () => made.close() };
-  }
-
   return {
     name: "bun",
     version,
@@ -79,7 +70,6 @@ export function openBun(version: string): Runtime {
       return ffi.ptr(view);
     },
     viewOf: (address, bytes) => ffi.toArrayBuffer(address, 0, bytes),
-    callback,
     onBytes(fd, fn): void {
       const { Bun } = globalThis as unknown as { Bun: BunSockets };
       const handlers = {

@@ -4,7 +4,7 @@
  * @module
  */
 import { Socket } from "node:net";
-import type { CType, Functions, Runtime, Symbols, ThreadSafeCallback } from "./runtime.ts";
+import type { CType, Functions, Runtime, Symbols } from "./runtime.ts";
 
 const TYPES: Record<CType, Deno.NativeResultType> = {
   void: "void",
@@ -60,15 +60,6 @@ function open<S extends Symbols>(path: string, symbols: S): Functions<S> {
   return functions as unknown as Functions<S>;
 }
 
-function callback(fn: () => void): ThreadSafeCallback {
-  const made = Deno.UnsafeCallback.threadSafe({ parameters: [], result: "void" }, fn);
-  made.unref();
-  return {
-    address: Number(Deno.UnsafePointer.value(made.pointer)),
-    close: () => made.close(),
-  };
-}
-
 function onBytes(fd: number, fn: () => void): void {
   const socket = new Socket({ fd, readable: true, writable: false });
   socket.on("data", fn).on("error", () => {}).unref();
@@ -87,7 +78,6 @@ export function openDeno(version: string): Runtime {
         Deno.UnsafePointer.create(BigInt(address)) as Deno.PointerObject,
         bytes,
       ),
-    callback,
     onBytes,
   };
 }

@@ -39,23 +39,15 @@ class Reactor {
     this.helper = helper();
     const epoll = checked("epoll_create1", libc().epoll_create1(C.EPOLL_CLOEXEC));
     const event = checked("eventfd", libc().eventfd(0, C.EFD_CLOEXEC | C.EFD_NONBLOCK));
-    // The process's first thread is only gone when the process is; any other may be terminated while a
-    // callback of its own is called.
-    if (this.helper.moat_thread_id() === libc().getpid()) {
-      const { address } = runtime().callback(() => this.#rang());
-      this.bell = this.helper.moat_bell_new(epoll, event, -1, address);
-    } else {
-      const pair = new Int32Array(2);
-      const type = C.SOCK_STREAM | C.SOCK_CLOEXEC | C.SOCK_NONBLOCK;
-      const bytes = new Uint8Array(pair.buffer);
-      checked("socketpair", libc().socketpair(C.AF_UNIX, type, 0, bytes));
-      this.bell = this.helper.moat_bell_new(epoll, event, pair[0]!, 0);
-      runtime().onBytes(pair[1]!, () => this.#rang());
-    }
+    const pair = new Int32Array(2), type = C.SOCK_STREAM | C.SOCK_CLOEXEC | C.SOCK_NONBLOCK;
+    const bytes = new Uint8Array(pair.buffer);
+    checked("socketpair", libc().socketpair(C.AF_UNIX, type, 0, bytes));
+    this.bell = this.helper.moat_bell_new(epoll, event, pair[0]!);
     if (this.bell < 0) throw systemError("making the doorbell", -this.bell);
     const thread = new Uint8Array(8);
     const r = libc().pthread_create(thread, 0, this.helper.moat_bell_main_address(), this.bell);
     if (r !== 0) throw systemError("pthread_create", r);
+    runtime().onBytes(pair[1]!, () => this.#rang());
     libc().pthread_detach(Number(new DataView(thread.buffer).getBigInt64(0, true)));
   }
 

@@ -1,16 +1,15 @@
 // The doorbell: one thread for each JavaScript thread that opens channels. It sleeps in epoll_wait over all
-// of that thread's sockets and rings once, until JavaScript has answered: on the main thread by a thread-safe
-// callback, on a Worker by a byte into a socket pair that the Worker's event loop reads. A Worker can be
-// terminated at any moment, and calling its callback after that is a jump into freed memory; a socket whose
-// other end is gone only says so, and is how the Worker's connections are ended in its stead.
-// The thread is made by pthread_create (a callback runs the runtime's own code, which needs TLS) and blocks
-// all signals.
+// of that thread's sockets and rings once, until JavaScript has answered, by a byte into a socket pair whose
+// other end the runtime's event loop reads. Not by a callback: an isolate ends when a Worker is terminated or
+// the program is over, at any moment, and a call of its callback is then a jump into freed memory. A socket
+// whose other end is gone only says so, and is how a Worker's connections are ended in its stead.
+// The thread is made by pthread_create and blocks all signals.
 #include "shm.h"
 
 #define MAX_BELLS 256
 enum { WATCH_CONN = 1, WATCH_PLAIN, WATCH_RING, WATCH_PAIR };
 
-struct bell { u32 live, pending, stop; s32 epoll, event, pair, owner; void (*ring)(void); };
+struct bell { u32 live, pending; s32 epoll, event, pair, owner; };
 static struct bell bells[MAX_BELLS];
 static u32 bells_lock;
 
@@ -23,17 +22,17 @@ __attribute__((packed))
 #endif
 ;
 
-// Rings `callback`, or the socket `pair` if that is not -1.
-EXPORT s32 moat_bell_new(s32 epoll, s32 event, s32 pair, f64 callback) {
+// Rings by a byte into the socket `pair`.
+EXPORT s32 moat_bell_new(s32 epoll, s32 event, s32 pair) {
   lock(&bells_lock);
   s32 i = 0;
   while (i < MAX_BELLS && bells[i].live) i++;
-  if (i < MAX_BELLS) bells[i] = (struct bell){ 1, 0, 0, epoll, event, pair, thread_id(), (void (*)(void))(u64)callback };
+  if (i < MAX_BELLS) bells[i] = (struct bell){ 1, 0, epoll, event, pair, thread_id() };
   unlock(&bells_lock);
   if (i == MAX_BELLS) return -E_NFILE;
   struct event e = { 1 /* EPOLLIN */, (u64)WATCH_RING << 32 };
   s64 r = sys4(NR_epoll_ctl, epoll, 1 /* ADD */, event, &e);
-  if (r >= 0 && pair >= 0) {
+  if (r >= 0) {
     struct event p = { 0x2000u /* EPOLLRDHUP; EPOLLHUP always comes */, (u64)WATCH_PAIR << 32 };
     r = sys4(NR_epoll_ctl, epoll, 1, pair, &p);
   }
@@ -66,21 +65,6 @@ EXPORT s32 moat_bell_answer(s32 bell) {
   __atomic_store_n(&bells[bell].pending, 0, __ATOMIC_SEQ_CST);
   return 0;
 }
-// Tells the thread to end; it closes its descriptors. The callback is not called afterwards.
-EXPORT s32 moat_bell_stop(s32 bell) {
-  store_rel(&bells[bell].stop, 1);
-  bell_ring(bell);
-  return 0;
-}
-EXPORT s32 moat_bell_stopped(s32 bell) { return !load_acq(&bells[bell].live); }
-
-static void ring(struct bell *b) {
-  if (b->pair < 0)
-    b->ring();
-  else
-    sys6(NR_sendto, b->pair, (s64) "r", 1, 0x4040 /* MSG_DONTWAIT | MSG_NOSIGNAL */, 0, 0);
-}
-
 // The Worker is gone: its peers shall learn it now, not when the process ends.
 static void hang_up_for(s32 bell) {
   for (u32 i = 0, n = load_acq(&conns_high); i < n; i++) {
@@ -107,12 +91,12 @@ EXPORT void *moat_bell_main(void *arg) {
   u64 all = ~0ul;
   sys4(NR_rt_sigprocmask, 0, &all, 0, 8);
   struct event events[32];
-  while (!load_acq(&b->stop)) {
-    s64 n = sys6(NR_epoll_pwait, b->epoll, (s64)events, 32, b->pair < 0 ? -1 : 1000, 0, 8);
-    if (n < 0 && n != -E_INTR) break;
-    int dead = 0;
-    // Not every runtime closes the descriptors of a Worker it terminates, but its thread ends.
-    if (b->pair >= 0 && sys3(NR_tgkill, sys0(NR_getpid), b->owner, 0) < 0) dead = 1;
+  s64 pid = sys0(NR_getpid);
+  for (int dead = 0; !dead;) {
+    // Not every runtime closes the descriptors of a Worker it terminates, but its thread ends; the first
+    // thread of a process only with the process.
+    s64 n = sys6(NR_epoll_pwait, b->epoll, (s64)events, 32, b->owner == pid ? -1 : 1000, 0, 8);
+    if ((n < 0 && n != -E_INTR) || sys3(NR_tgkill, pid, b->owner, 0) < 0) dead = 1;
     for (s64 k = 0; k < n; k++) {
       u32 kind = (u32)(events[k].data >> 32), i = (u32)events[k].data;
       u64 sink;
@@ -127,13 +111,11 @@ EXPORT void *moat_bell_main(void *arg) {
       if (c->live && c->bell == (s32)(u64)arg) drain(b, c);
       unlock(&c->lock);
     }
-    if (dead) {
-      hang_up_for((s32)(u64)arg);
-      break;
-    }
-    if (n > 0 && !load_acq(&b->stop) && !__atomic_exchange_n(&b->pending, 1, __ATOMIC_SEQ_CST)) ring(b);
+    if (n > 0 && !dead && !__atomic_exchange_n(&b->pending, 1, __ATOMIC_SEQ_CST))
+      sys6(NR_sendto, b->pair, (s64) "r", 1, 0x4040 /* MSG_DONTWAIT | MSG_NOSIGNAL */, 0, 0);
   }
-  if (b->pair >= 0) sys1(NR_close, b->pair);
+  hang_up_for((s32)(u64)arg);
+  sys1(NR_close, b->pair);
   sys1(NR_close, b->epoll);
   sys1(NR_close, b->event);
   store_rel(&b->live, 0);

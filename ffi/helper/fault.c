@@ -130,6 +130,26 @@ static s32 conn_of(struct pool *p, u32 page) {
   return s == OP_QUEUED || s == OP_POSTED ? o->conn : -1;
 }
 
+// The latest operation on a page has ended: looks for another that still holds it, and makes that the one to
+// ask about.
+static void find_holder(struct pool *p, u32 page, int until_idle) {
+  u32 f = p->frame[page];
+  for (u32 i = 0; i < G.op_high; i++) {
+    struct op *o = &G.op[i];
+    u32 s = load_acq(&o->state);
+    if ((s != OP_QUEUED && s != OP_POSTED) || &G.pool[o->pool] != p || page - o->page >= o->pages) continue;
+    if (p->state[page] == CLOSED ? o->kind != OP_IN : o->kind != OP_OUT || (!until_idle && o->guard != GUARD_WAIT))
+      continue;
+    struct runs it = runs_of(p->dev, p->frames, &o->d);
+    struct run r;
+    int has = o->kind == OP_IN;  // a page keeps its frame while a receive is pending
+    while (!has && runs_next(&it, &r) == 1) has = f - r.frame < r.count;
+    if (!has) continue;
+    p->last[f] = (s32)i;
+    return;
+  }
+}
+
 // Marks every operation that uses a frame as broken by a write we could not keep from it.
 static void violate(struct pool *p, s32 pool, u32 frame) {
   for (u32 i = 0; i < G.op_high; i++) {
@@ -167,6 +187,7 @@ static u8 wait_page(struct pool *p, u32 page, int until_idle, struct waiting *w)
     if (p->state[page] == RW) return DID_WAIT;
     if (p->state[page] == CLOSED ? !p->in[f] : until_idle ? !p->out[f] : !p->hold[f]) return DID_WAIT;
     if (vain) return vain;
+    if (conn_of(p, page) < 0 && w->turns % 1024 == 0) find_holder(p, page, until_idle);
     s32 conn = conn_of(p, page);
     unlock(&p->lock);
     progress_all();

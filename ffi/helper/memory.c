@@ -155,9 +155,14 @@ static int remap(struct pool *p, u32 a, u32 first, u32 n) {
 static int privatise(struct pool *p, u32 a, u32 n) {
   u32 first, got = frames_take(p, n, &first);
   if (!got) return -E_NOBUFS;
-  for (u32 i = 0; i < got; i++)
-    memcpy(frame_at(p, first + i), frame_at(p, p->frame[a + i]), G.page_size);
-  int r = remap(p, a, first, got);
+  // What another thread wrote between the copy and the remapping would be lost: it shall fault, and wait for
+  // the lock. Pages under a guard are closed to writes already.
+  int r = protect_all(p, a, got, RO);
+  if (!r) {
+    for (u32 i = 0; i < got; i++)
+      memcpy(frame_at(p, first + i), frame_at(p, p->frame[a + i]), G.page_size);
+    r = remap(p, a, first, got);
+  }
   if (r) {
     for (u32 i = 0; i < got; i++) frame_give(p, first + i);
     return r;
@@ -175,6 +180,7 @@ static void recombine(struct pool *p, u32 chunk) {
     u32 f = p->frame[a + i], h = home + i;
     if (!frame_is_idle(p, f) || (f != h && (p->owner[h] != NONE || !frame_is_idle(p, h)))) return;
   }
+  if (protect_all(p, a, HUGE, RO)) return;  // as in privatise
   for (u32 i = 0; i < HUGE; i++)
     if (p->frame[a + i] != home + i) {
       memcpy(frame_at(p, home + i), frame_at(p, p->frame[a + i]), G.page_size);
