@@ -80,7 +80,7 @@ const cases: Record<string, () => Promise<void>> = {
       for (; !over; files++) await readFile(fileURLToPath(import.meta.url));
     })();
     const buf = pool.alloc(1 << 20), flying: Promise<unknown>[] = [];
-    setTimeout(() => over = true, 500);
+    setTimeout(() => over = true, 1000);
     while (!over) {
       flying.push(a.send(buf, { guard: "cow" }), a.send(new Uint8Array(100)));
       if (flying.length > 16) await flying.shift();
