@@ -130,8 +130,8 @@ function printGuards(results: GuardResult[]): void {
   console.log(table([
     ["", ...head.map(([guard]) => guard)],
     ["us a message", ...head.map(([, use]) => use)],
-    ...results.map(({ bytes, columns }) => [
-      sizeName(bytes),
+    ...results.map(({ bytes, buffers, inFlight, columns }) => [
+      `${sizeName(bytes)} (${buffers}, ${inFlight})`,
       ...columns.map(({ us }) => digits(median(us))),
     ]),
   ]));
@@ -185,7 +185,8 @@ async function guards(runtime: Runtime, hold: number, quick: boolean): Promise<G
       (hold > 0
         ? `the receiver releases a message when ${hold} others have come (so a rewrite meets it in flight;` +
           ` "wait" would wait for itself)`
-        : "the receiver releases each message at once"),
+        : "the receiver releases each message at once") +
+      "\n(in brackets: buffers that take turns, and how many of them are in flight)",
   );
   const results = await runPair<GuardResult>([runtime, runtime], "guards", plan);
   printGuards(results);

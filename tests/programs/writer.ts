@@ -4,20 +4,21 @@
  *
  * @module
  */
-import { parentPort } from "node:worker_threads";
+import { parentPort, workerData } from "node:worker_threads";
 import { type SharedHandle, viewShared } from "../../mod.ts";
 
-interface Order {
+/** What the Worker is made with. */
+export interface Task {
   share: SharedHandle;
+  /** One Int32: becomes 1 when it is to start. */
   start: SharedArrayBuffer;
   id: number;
   of: number;
 }
 
-parentPort!.on("message", ({ share, start, id, of }: Order) => {
-  const view = viewShared(share);
-  parentPort!.postMessage("ready");
-  Atomics.wait(new Int32Array(start), 0, 0);
-  for (let i = id; i < view.length; i += of) view[i] = id + 1;
-  parentPort!.postMessage("done");
-});
+const { share, start, id, of } = workerData as Task;
+const view = viewShared(share);
+parentPort!.postMessage("ready");
+Atomics.wait(new Int32Array(start), 0, 0);
+for (let i = id; i < view.length; i += of) view[i] = id + 1;
+parentPort!.postMessage("done");

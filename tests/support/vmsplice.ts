@@ -9,7 +9,7 @@ import { errno, libc, LIBC_PATHS, openFirst } from "../../ffi/libc.ts";
 import { systemError } from "../../ffi/errors.ts";
 import { helper } from "../../ffi/helper.ts";
 import { DESC, DESC_KIND, OP } from "../../ffi/layout.ts";
-import { runtime, type Symbols } from "../../ffi/runtime.ts";
+import { type Functions, runtime, type Symbols } from "../../ffi/runtime.ts";
 import { type PoolCore, type Region, resolveData } from "../../lib/memory/core.ts";
 import type { Guard } from "../../lib/memory/guard.ts";
 import { coreOf, type Pool } from "../../lib/memory/pool.ts";
@@ -21,9 +21,11 @@ const symbols = {
   // ssize_t vmsplice(int fd, const struct iovec *iov, size_t n, unsigned int flags);
   vmsplice: { parameters: ["i32", "buffer", "size", "u32"], result: "size" },
 } as const satisfies Symbols;
-let opened: ReturnType<typeof open> | undefined;
-// deno-lint-ignore explicit-function-return-type -- it is the type of the table above
-const open = () => openFirst("The C library", LIBC_PATHS, symbols, "");
+let opened: Functions<typeof symbols> | undefined;
+
+function calls(): Functions<typeof symbols> {
+  return opened ??= openFirst("The C library", LIBC_PATHS, symbols, "install glibc or musl");
+}
 
 const O_NONBLOCK = 0o4000, O_CLOEXEC = 0o2000000;
 const F_SETPIPE_SZ = 1031, PIPE_BYTES = 1 << 20;
@@ -49,8 +51,8 @@ export interface Transfer {
   segments: Segment[];
 }
 
-/** A send in flight. */
-export interface Flight {
+/** A send in flight. The end of its block ends it, so that a test that fails does not hang as well. */
+export interface Flight extends Disposable {
   readonly transfer: Transfer;
   /** Lets the device read the message, ends the operation and returns what was read. */
   land(): Uint8Array<ArrayBuffer>;
@@ -61,6 +63,7 @@ export interface Flight {
 /** Starts a send the way a channel does, with the pages handed to a pipe before it returns. */
 export function fly(pool: Pool, data: PoolBuffer | Uint8Array, guard: Guard): Flight {
   const core = coreOf(pool), { region, bytes } = resolveData(core, data, "send");
+  const length = bytes.length;
   let op: number;
   if (guard === "copy") op = core.outCopy(bytes);
   else op = core.out(region as Region, bytes, guard as Exclude<Guard, "auto" | "copy">);
@@ -70,9 +73,11 @@ export function fly(pool: Pool, data: PoolBuffer | Uint8Array, guard: Guard): Fl
   if (guard === "move") core.retire(region!.state);
 
   const { from, to } = pipe();
-  const transfer = { op, from, to, length: bytes.length, segments: segmentsOf(core, op) };
+  const transfer = { op, from, to, length, segments: segmentsOf(core, op) };
   push(transfer);
+  let landed = false;
   const collect = (): void => {
+    landed = true;
     libc().close(from);
     libc().close(to);
     core.ended(op);
@@ -84,6 +89,11 @@ export function fly(pool: Pool, data: PoolBuffer | Uint8Array, guard: Guard): Fl
       const read = drain(transfer);
       collect();
       return read;
+    },
+    [Symbol.dispose](): void {
+      if (landed) return;
+      helper().moat_op_done(op, 0);
+      collect();
     },
   };
 }
@@ -136,8 +146,7 @@ export function segmentsOf(core: PoolCore, op: number): Segment[] {
 
 function pipe(): { from: number; to: number } {
   const fds = new Int32Array(2);
-  opened ??= open();
-  if (opened.pipe2(new Uint8Array(fds.buffer), O_NONBLOCK | O_CLOEXEC) < 0) {
+  if (calls().pipe2(new Uint8Array(fds.buffer), O_NONBLOCK | O_CLOEXEC) < 0) {
     throw systemError("pipe2", errno());
   }
   const [from, to] = fds as unknown as [number, number];
@@ -148,11 +157,10 @@ function pipe(): { from: number; to: number } {
 // Gives the pipe as many pages as it takes, by reference.
 function push({ to, segments }: Transfer): void {
   const iovec = new DataView(new ArrayBuffer(16));
-  opened ??= open();
   for (let first; (first = segments[0]);) {
     iovec.setBigUint64(0, BigInt(first.address), true);
     iovec.setBigUint64(8, BigInt(first.bytes), true);
-    const n = opened.vmsplice(to, new Uint8Array(iovec.buffer), 1, SPLICE_F_NONBLOCK);
+    const n = calls().vmsplice(to, new Uint8Array(iovec.buffer), 1, SPLICE_F_NONBLOCK);
     if (n < 0) {
       const error = errno();
       if (error === EAGAIN) return;
