@@ -39,7 +39,7 @@ const wasm = new Uint8Array([
 
 const cases: Record<string, () => void> = {
   /** Reads through a null pointer in the C library. */
-  null() {
+  null(): void {
     const libc = runtime().open("libc.so.6", {
       strlen: { parameters: ["address"], result: "size" },
     });
@@ -48,7 +48,7 @@ const cases: Record<string, () => void> = {
     say("after");
   },
   /** WebAssembly out of bounds, often enough to be compiled. */
-  wasm() {
+  wasm(): void {
     const { exports } = new WebAssembly.Instance(new WebAssembly.Module(wasm));
     const load = exports.load as (at: number) => number;
     let trapped = 0, sum = 0;
@@ -63,7 +63,7 @@ const cases: Record<string, () => void> = {
     say({ trapped, sum });
   },
   /** A stack overflow is a RangeError. */
-  overflow() {
+  overflow(): void {
     const deep = (n: number): number => 1 + deep(n + 1);
     try {
       deep(0);
@@ -73,7 +73,7 @@ const cases: Record<string, () => void> = {
     }
   },
   /** SIGSEGV sent by somebody. */
-  sent() {
+  sent(): void {
     process.kill(process.pid, "SIGSEGV");
     setTimeout(() => {
       guard();
@@ -82,7 +82,7 @@ const cases: Record<string, () => void> = {
     }, 100);
   },
   /** A listener for SIGSEGV: Bun installs its own action, Deno refuses. */
-  listener() {
+  listener(): void {
     let warned = "";
     process.on("warning", (warning) => warned = warning.name);
     let refused = false;

@@ -24,7 +24,7 @@ const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout
 
 const cases: Record<string, () => Promise<void>> = {
   /** How much CPU a connection with a pending receive takes while nothing happens. */
-  async idle() {
+  async idle(): Promise<void> {
     const [a, b] = await pair();
     const received = b.recv();
     await a.send(new Uint8Array(8));
@@ -38,18 +38,18 @@ const cases: Record<string, () => Promise<void>> = {
     process.exit(0);
   },
   /** A pending receive keeps the process alive, until its message has come. */
-  async held() {
+  async held(): Promise<void> {
     const [a, b] = await pair();
     b.recv().then((message) => say({ got: message?.byteLength }));
     later(() => a.send(new Uint8Array(5)), 400).unref();
   },
   /** An open channel with nothing pending does not. */
-  async open() {
+  async open(): Promise<void> {
     await pair();
     say("open");
   },
   /** Nor does a pending receive or accept after unref(). */
-  async unref() {
+  async unref(): Promise<void> {
     const [a, b] = await pair();
     const listener = await listen(freshAddress(), { pool });
     listener.accept().catch(() => {});
@@ -61,7 +61,7 @@ const cases: Record<string, () => Promise<void>> = {
     say("unreferenced");
   },
   /** After ref() it does again. */
-  async reref() {
+  async reref(): Promise<void> {
     const [a, b] = await pair();
     b.unref();
     b.recv().then((message) => say({ got: message?.byteLength }));
@@ -69,7 +69,7 @@ const cases: Record<string, () => Promise<void>> = {
     later(() => a.send(new Uint8Array(6)), 300).unref();
   },
   /** Timers and files get their turn while messages go through without a pause. */
-  async load() {
+  async load(): Promise<void> {
     const [a, b] = await pair();
     let ticks = 0, files = 0, messages = 0, over = false;
     const timer = setInterval(() => ticks++, 5);
