@@ -141,7 +141,9 @@ export class PoolCore {
   takePages(byteLength: number): { page: number; pages: number } {
     this.assertOpen();
     const pages = Math.ceil(byteLength / this.pageSize);
-    let page = this.hugePages && byteLength >= HUGE_PAGE ? this.#ranges.take(pages, HUGE) : -1;
+    // Aligned where that wastes no more than an eighth; what is left between is used for smaller buffers.
+    const align = this.hugePages && (pages % HUGE === 0 || pages >= 8 * HUGE);
+    let page = align ? this.#ranges.take(pages, HUGE) : -1;
     if (page < 0) page = this.#ranges.take(pages);
     if (page < 0) {
       const free = this.#ranges.available * this.pageSize;

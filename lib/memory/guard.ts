@@ -35,14 +35,13 @@ export function isGuard(value: unknown): value is Guard {
  * The price of a guard is not a matter of size alone: a buffer that nobody rewrites stays protected and
  * costs nothing to send again, one that is rewritten at once costs faults and private pages. The helper adds
  * up the nanoseconds spent on a buffer's guards, and copies are timed. The cheaper way is taken; a buffer
- * that is copied tries the guard again after 8, 16, 32 … 256 copies, three times in a row, because the first
- * guard after a copy closes more pages than the next.
+ * that is copied tries the guard again after so many copies that trying costs a twentieth of them, and three
+ * times in a row, because the first guard after a copy closes more pages than the next.
  */
 export class AutoGuard {
   #guardCost = 0;
   #copyCost: number; // per byte: parts of a buffer may be sent
   #copies: number;
-  #backoff = 8;
   #trial = 0;
   #guarded = false;
 
@@ -70,9 +69,9 @@ export class AutoGuard {
       if (this.#trial < TRIAL) this.#trial++;
       else if (this.#guardCost > this.#copyCost * bytes) {
         this.#trial = 0;
-        this.#copies = this.#backoff;
-        this.#backoff = Math.min(this.#backoff * 2, 256);
-      } else this.#backoff = 8;
+        const more = this.#guardCost / (this.#copyCost * bytes) - 1;
+        this.#copies = Math.max(8, Math.min(1000, Math.ceil(more * TRIAL * 20)));
+      }
     }
     if (this.#copies > 0) {
       this.#copies--;
