@@ -31,7 +31,10 @@ export interface LatencyResult {
   us: number;
 }
 
-const MODE_BYTES = 8;
+/** The size that stands for the latency. */
+const LATENCY_BYTES = 8;
+/** Milliseconds until the runtimes have compiled what runs often. */
+const WARM_UP = 250;
 
 async function open(address: string, pool: Pool, mode: PeerMode, spin = 0): Promise<Channel> {
   const channel = await connect(address, { pool, spin });
@@ -65,7 +68,7 @@ async function throughput(
     await Promise.all(sent);
     return messages * bytes / (performance.now() - start) / 1e6;
   };
-  await run(time / 4);
+  await run(WARM_UP);
   return await run(time);
 }
 
@@ -74,9 +77,9 @@ async function latency(address: string, plan: TransferPlan): Promise<number> {
   const BATCH = 500;
   await using pool = Pool.create({ bytes: 1 << 20 });
   await using channel = await open(address, pool, { echo: true }, plan.spin);
-  const data = new Uint8Array(MODE_BYTES), batches: number[] = [];
-  const warm = performance.now() + plan.time / 4, end = warm + plan.time;
-  for (let start; (start = performance.now()) < end;) {
+  const data = new Uint8Array(LATENCY_BYTES), batches: number[] = [];
+  const warm = performance.now() + WARM_UP, end = warm + plan.time;
+  for (let start; (start = performance.now()) < end || batches.length === 0;) {
     for (let i = 0; i < BATCH; i++) {
       channel.send(data);
       (await channel.recv())!.release();
@@ -89,7 +92,7 @@ async function latency(address: string, plan: TransferPlan): Promise<number> {
 if (import.meta.main) {
   const [address, text] = process.argv.slice(2);
   const plan: TransferPlan = JSON.parse(text!);
-  const result: TransferResult | LatencyResult = plan.bytes === MODE_BYTES
+  const result: TransferResult | LatencyResult = plan.bytes === LATENCY_BYTES
     ? { us: await latency(address!, plan) }
     : {
       untouched: await throughput(address!, plan.bytes, false, plan.time),

@@ -9,7 +9,7 @@
  */
 import { MoatError } from "./errors.ts";
 import { architecture, type Functions, runtime, type Symbols } from "./runtime.ts";
-import { C, checked, cString, libc, pageSize, readText } from "./libc.ts";
+import { C, checked, cString, errno, libc, pageSize, readText } from "./libc.ts";
 import { installHandler } from "./sigsegv.ts";
 
 const symbols = {
@@ -130,7 +130,19 @@ let loaded: Helper | undefined;
  * @throws {MoatError} `HELPER_BROKEN` if it cannot be loaded.
  */
 export function helper(): Helper {
-  return loaded ??= load();
+  return loaded ??= alone(load);
+}
+
+// Two Workers that load it at the same time would load two copies, each with a handler of its own. The lock is
+// on a file that no other process has, and goes with its descriptor.
+function alone<T>(act: () => T): T {
+  const fd = libc().open(cString("/proc/self/status"), C.O_CLOEXEC, 0);
+  try {
+    while (libc().flock(fd, C.LOCK_EX) === -1 && errno() === C.EINTR);
+    return act();
+  } finally {
+    libc().close(fd);
+  }
 }
 
 // A module's top level cannot choose what to import without `await`, so both are here: 2 x 30 KB of text.

@@ -9,6 +9,9 @@
 /** `struct sigaction` of glibc and musl. */
 export const SIGACTION = { size: 152, handler: 0, mask: 8, flags: 136 } as const;
 
+/** `struct statfs`. */
+export const STATFS = { size: 120, type: 0 } as const;
+
 /** `struct sockaddr_un`. */
 export const SOCKADDR_UN = { size: 110, family: 0, path: 2 } as const;
 

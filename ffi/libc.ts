@@ -19,6 +19,8 @@ const symbols = {
   memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
   // int ftruncate(int fd, off_t length);
   ftruncate: { parameters: ["i32", "size"], result: "i32" },
+  // int fstatfs(int fd, struct statfs *buf);
+  fstatfs: { parameters: ["i32", "buffer"], result: "i32" },
   // off_t lseek(int fd, off_t offset, int whence);
   lseek: { parameters: ["i32", "size", "i32"], result: "size" },
   // ssize_t write(int fd, const void *buf, size_t count);
@@ -29,6 +31,8 @@ const symbols = {
   close: { parameters: ["i32"], result: "i32" },
   // int open(const char *pathname, int flags, ... mode_t mode);
   open: { parameters: ["buffer", "i32", "i32"], result: "i32" },
+  // int flock(int fd, int operation);
+  flock: { parameters: ["i32", "i32"], result: "i32" },
   // int fcntl(int fd, int cmd, ... int arg);
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
   // ssize_t readlink(const char *path, char *buf, size_t size);
@@ -155,6 +159,8 @@ export const C = {
   MAP_NORESERVE: 0x4000,
   MFD_CLOEXEC: 1,
   MFD_ALLOW_SEALING: 2,
+  O_CLOEXEC: 0o2000000,
+  LOCK_EX: 2,
   F_SETFD: 2,
   F_ADD_SEALS: 1033,
   F_GET_SEALS: 1034,
@@ -164,6 +170,7 @@ export const C = {
   F_SEAL_WRITE: 8,
   F_SEAL_FUTURE_WRITE: 16,
   SEEK_END: 2,
+  TMPFS_MAGIC: 0x01021994,
   SC_PAGESIZE: 30,
   SIGSEGV: 11,
   SA_SIGINFO: 4,

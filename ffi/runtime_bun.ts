@@ -52,10 +52,14 @@ export function openBun(version: string): Runtime {
     const library = ffi.dlopen(path, foreign);
     for (const [name, { parameters, result }] of Object.entries(symbols)) {
       const fn = library.symbols[name]!;
-      // `NULL` is null both ways; only the C library's own functions use this type.
+      // `NULL` is null both ways, and `MAP_FAILED` comes as 2^64; only the C library's own functions use
+      // this type.
       functions[name] = result === "address" || parameters.includes("address")
-        ? (...args: unknown[]) =>
-          Number(fn(...args.map((v, i) => parameters[i] === "address" && v === 0 ? null : v)) ?? 0)
+        ? (...args: unknown[]) => {
+          const inward = args.map((v, i) => parameters[i] === "address" && v === 0 ? null : v);
+          const value = Number(fn(...inward) ?? 0);
+          return value < 2 ** 63 ? value : -1;
+        }
         : fn;
     }
     return functions as Functions<S>;

@@ -211,6 +211,13 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     }
     if (guard === "copy") {
       op = core.outCopy(bytes, region);
+      if (op === -ENOBUFS && asked === "auto" && region && !small) { // better guarded than copied twice
+        const guarded = core.out(region, bytes, "cow");
+        if (guarded >= 0) {
+          op = guarded;
+          guard = "cow";
+        }
+      }
       if (op === -ENOBUFS) {
         const staged = bytes.slice();
         op = core.outStaged(staged);

@@ -16,6 +16,7 @@ import {
   RING,
   SIGACTION,
   SOCKADDR_UN,
+  STATFS,
   UCRED,
 } from "../ffi/layout.ts";
 import { C } from "../ffi/libc.ts";
@@ -43,7 +44,12 @@ const SYSTEM = `
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <linux/mman.h>
+#include <linux/magic.h>
+#include <sys/file.h>
+#include <sys/vfs.h>
+#include <linux/magic.h>
 #include <sys/socket.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>`;
@@ -105,6 +111,7 @@ const TABLES: [string, string, object, Questions][] = [
     layout("msghdr", MSGHDR, prefixed("msg_", Object.keys(MSGHDR))),
   ],
   ["struct ucred", SYSTEM, UCRED, layout("ucred", UCRED)],
+  ["struct statfs", SYSTEM, STATFS, layout("statfs", STATFS, { type: "f_type" })],
   [
     "the constants of the C library",
     SYSTEM,

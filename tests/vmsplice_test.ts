@@ -395,7 +395,7 @@ test("no write of a Worker is lost while a large buffer is sent and rewritten", 
     }
     Atomics.store(flag, 0, 1);
     Atomics.notify(flag, 0);
-    for (let round = 0; round < 100; round++) { // and is moved to others and back
+    for (let round = 0; round < 120; round++) { // and is moved to others and back
       using flight = fly(pool, buf, "cow");
       write(round);
       flight.land();

@@ -199,18 +199,38 @@ static u8 wait_page(struct pool *p, u32 page, int until_idle, struct waiting *w)
   }
 }
 
+#define SPIN_FAULT_NS 8000  // a fault with a page's mapping made anew (measured on an EPYC 9005)
+
 // How many pages this fault is worth: a program that walks through a buffer is given four times as many
 // each time it comes to the next page, so that a rewrite of n pages costs log n faults, and a single write one.
 static u32 predict(struct pool *p, u32 page, u32 most) {
   u32 s = p->start[page], n = 1;
-  if (s != NONE && p->hint[s] == page) n = p->chunk[s] * 4;
+  if (s != NONE && p->hint[s] == page)
+    n = p->chunk[s] * 4;
+  else if (s != NONE && p->from[s] == page)
+    n = (p->walk[s] + 1) / 2;  // half of the way it went from here the last time: the other half proves it right
   return n > most ? most : n;
 }
 static void learn(struct pool *p, u32 page, u32 n) {
   u32 s = p->start[page];
   if (s == NONE) return;
+  if (p->hint[s] == page)
+    p->walk[s] += n;
+  else {
+    p->from[s] = page;
+    p->walk[s] = n;
+  }
   p->hint[s] = page + n;
   p->chunk[s] = n;
+}
+
+// How long to look for a completion before pages are copied: for what all the copies of this walk would take,
+// as far as it can be foreseen, and less and less (but for every 64th time) when it did not come before.
+static u64 patience(struct pool *p, u32 page, u32 n) {
+  u32 s = p->start[page], haste = s == NONE ? 0 : p->haste[s];
+  if (s != NONE && p->from[s] == page && p->walk[s] > n) n = p->walk[s];
+  if (p->huge[page / HUGE] && n < HUGE / 8) n = HUGE / 8;  // once it loses a page it is split for good
+  return (SPIN_FAULT_NS + n * G.spin_page_ns) >> (haste % 64 > 6 ? 6 : haste % 64);
 }
 
 // The neighbours of a read-only page that are in the same buffer and the same situation.
@@ -260,12 +280,13 @@ static u8 write_to_sent(struct pool *p, s32 pool, u32 page, struct record *rec) 
       rec->pages = n;
       return waited ? waited : DID_RESTORE;
     }
-    u32 n = extent(p, page, predict(p, page, 64), 1);
+    u32 n = extent(p, page, predict(p, page, 256), 1);
     // A completion that is about to come is cheaper than a copy: look for one, for no longer than the
     // copy would take. A huge page that loses a page is split for good, so it is worth its copy as a whole.
     s32 conn = conn_of(p, page);
-    if (conn >= 0 && !waited && p->hold[f] == 0) {
-      u64 until = now_ns() + (p->huge[page / HUGE] ? HUGE / 8 : n) * G.spin_page_ns;
+    u32 b = p->start[page];
+    if (conn >= 0 && !waited && p->hold[f] == 0 && (b == NONE || p->hint[b] != page)) {  // once a walk
+      u64 until = now_ns() + patience(p, page, n);
       unlock(&p->lock);
       do {
         progress_all();
@@ -273,6 +294,8 @@ static u8 write_to_sent(struct pool *p, s32 pool, u32 page, struct record *rec) 
       } while (load_rlx(&p->out[f]) && now_ns() < until && !only_self_can(conn));
       lock(&p->lock);
       if (p->state[page] != RO) return DID_RESTORE;  // another thread was faster
+      // Only where the walk was foreseen: else the time was too short to tell.
+      if (b != NONE && p->from[b] == page) p->haste[b] = p->out[p->frame[page]] ? p->haste[b] + 1 : 0;
       if (!p->out[p->frame[page]]) continue;
       n = extent(p, page, n, 1);
     }

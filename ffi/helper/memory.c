@@ -110,6 +110,24 @@ static u32 frames_take(struct pool *p, u32 want, u32 *first) {
   *first = f;
   return n;
 }
+// Looks for `want` neighbouring free frames, and lets the next frames be taken there: a message in one piece is
+// read in place. Without such a run it leaves the pieces to be taken as they come.
+static void frames_seek(struct pool *p, u32 want) {
+  u32 run = 0;
+  for (u32 f = p->cursor & ~63u; f < p->frames;) {
+    u64 bits = p->free[f / 64];
+    if (!bits || (!~bits && f + 64 <= p->frames)) {
+      run = bits ? run + 64 : 0;
+      f += 64;
+    } else {
+      for (u32 end = f + 64; f < end && run < want; f++) run = bits >> (f % 64) & 1 ? run + 1 : 0;
+    }
+    if (run >= want) {
+      p->cursor = f - run;
+      return;
+    }
+  }
+}
 static void frame_give(struct pool *p, u32 f) {
   p->owner[f] = NONE;
   if (p->home[f / HUGE]) {
@@ -118,6 +136,7 @@ static void frame_give(struct pool *p, u32 f) {
   }
   p->free[f / 64] |= 1ul << (f % 64);
   p->nfree++;
+  if (f < p->cursor) p->cursor = f;  // used again soon, while the cache still has it
 }
 
 // Puts n neighbouring frames behind the window pages at a, in one step for other threads: the mapping of
@@ -450,6 +469,7 @@ static int frames_for(struct pool *p, struct op *o, s32 i, u64 len) {
   u32 want = (u32)((len + G.page_size - 1) >> G.page_shift);
   if (p->nfree < want && p->nkept) frames_unkeep(p);
   if (p->nfree < want) return -E_NOBUFS;
+  if (want > 1) frames_seek(p, want);
   while (want) {
     u32 f, got = frames_take(p, want, &f);
     if (!got) goto short_;
@@ -567,6 +587,8 @@ EXPORT s32 moat_buf_open(s32 pool, u32 page, u32 n) {
   for (u32 k = page; k < page + n; k++) p->start[k] = page;
   p->hint[page] = NONE;
   p->chunk[page] = 1;
+  p->from[page] = NONE;
+  p->walk[page] = p->haste[page] = 0;
   p->cost[page] = 0;
   protect_all(p, page, n, RW);
   unlock(&p->lock);
@@ -596,6 +618,7 @@ EXPORT s32 moat_restore(s32 pool, u32 page, u32 n) {
   struct pool *p = pool_of(pool);
   if (!p || page >= p->pages || n > p->pages - page) return -E_INVAL;
   s32 left = 0;
+  u64 t0 = now_ns();
   lock(&p->lock);
   for (u32 i = page, end = page + n; i < end;) {
     u32 f = p->frame[i];
@@ -609,6 +632,7 @@ EXPORT s32 moat_restore(s32 pool, u32 page, u32 n) {
     if (protect(p, i, j - i, RW)) left += (s32)(j - i);
     i = j;
   }
+  if (p->start[page] != NONE) p->cost[p->start[page]] += (u32)(now_ns() - t0);
   unlock(&p->lock);
   return left;
 }
@@ -668,6 +692,7 @@ EXPORT s32 moat_collapse(s32 pool, u32 page) {
   if (f % HUGE) return -E_INVAL;
   for (u32 k = 0; k < HUGE; k++)
     if (p->frame[page + k] != f + k) return -E_INVAL;
+  (void)*(volatile u8 *)frame_at(p, f);  // the kernel wants one page that is there
   // Without the lock: the kernel copies, and a fault on these pages may be waiting for us.
   s32 r = (s32)sys3(NR_madvise, frame_at(p, f), HUGE << 12, MADV_COLLAPSE);
   if (!r) r = (s32)sys3(NR_madvise, window_at(p, page), HUGE << 12, MADV_COLLAPSE);
@@ -710,7 +735,7 @@ EXPORT s32 moat_pool_add(f64 win, f64 dev, u32 pages, u32 frames, f64 timeout_ns
     return -E_NFILE;
   }
   u64 words = (frames + 63) / 64;
-  u64 bytes = (u64)pages * 22 + (u64)frames * 21 + words * 8 + STATS * 8 + FAULT_RING * sizeof(struct fault) + 64;
+  u64 bytes = (u64)pages * 34 + (u64)frames * 21 + words * 8 + STATS * 8 + FAULT_RING * sizeof(struct fault) + 64;
   u8 *m = map_anonymous(bytes);
   if (!m) {
     unlock(&pools_lock);
@@ -726,6 +751,9 @@ EXPORT s32 moat_pool_add(f64 win, f64 dev, u32 pages, u32 frames, f64 timeout_ns
   CARVE(start, pages);
   CARVE(hint, pages);
   CARVE(chunk, pages);
+  CARVE(from, pages);
+  CARVE(walk, pages);
+  CARVE(haste, pages);
   CARVE(cost, pages);
   CARVE(out, frames);
   CARVE(hold, frames);
@@ -764,7 +792,7 @@ EXPORT s32 moat_pool_remove(s32 i) {
   for (u32 k = 1; k < p->pages; k++) breaks += broken_at(p, k);
   budget(-breaks);
   u64 words = (p->frames + 63) / 64;
-  u64 bytes = (u64)p->pages * 22 + (u64)p->frames * 21 + words * 8 + STATS * 8 + FAULT_RING * sizeof(struct fault) + 64;
+  u64 bytes = (u64)p->pages * 34 + (u64)p->frames * 21 + words * 8 + STATS * 8 + FAULT_RING * sizeof(struct fault) + 64;
   store_rel(&p->live, 0);
   sys2(NR_munmap, p->free, bytes);
   unlock(&p->lock);

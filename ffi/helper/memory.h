@@ -87,6 +87,9 @@ struct pool {
   u32 *start;    // [pages] first page of the buffer it belongs to, or NONE
   u32 *hint;     // [pages] at a buffer's first page: the page its next fault is expected at
   u32 *chunk;    // [pages] at a buffer's first page: pages the last fault was worth
+  u32 *from;     // [pages] at a buffer's first page: where the last walk of faults through it began,
+  u32 *walk;     // [pages] and how many pages it went through
+  u32 *haste;    // [pages] at a buffer's first page: looks for a completion in vain, one after the other
   u32 *cost;     // [pages] at a buffer's first page: ns spent on guards since JavaScript last asked
   u32 *out;      // [frames] operations that send it
   u32 *hold;     // [frames] of those, how many make a writer wait

@@ -513,7 +513,11 @@ EXPORT s32 moat_msg_copy(s32 ci, s32 i, u8 *to) {
     memcpy(to, i < 0 ? c->scratch : c->parking, o->d.len);
     return 0;
   }
-  return desc_copy(c, &o->d, to) ? -E_PROTO : 0;
+  if (!desc_copy(c, &o->d, to)) return 0;
+  lock(&c->lock);
+  if (c->state != CONN_BROKEN) cut_off(c, ci);
+  unlock(&c->lock);
+  return -E_PROTO;
 }
 
 // Copies a small message out of the frames it was parked in; moat_op_free gives them back.

@@ -21,7 +21,6 @@ typedef double f64;
 #define load_rlx(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define store_rel(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #define store_rlx(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
-#define fence_full() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 
 enum {
   E_PERM = 1, E_INTR = 4, E_IO = 5, E_AGAIN = 11, E_NOMEM = 12, E_BUSY = 16, E_INVAL = 22, E_NFILE = 23,
@@ -62,6 +61,8 @@ static inline s64 sys6(s64 n, s64 a, s64 b, s64 c, s64 d, s64 e, s64 f) {
   return r;
 }
 static inline void cpu_relax(void) { __asm__ volatile("pause" ::: "memory"); }
+// What gcc makes of a fence with -Os is mfence: 100 ns on an EPYC where a locked instruction takes 10.
+static inline void fence_full(void) { __asm__ volatile("lock; orl $0, (%%rsp)" ::: "memory", "cc"); }
 #elif defined(__aarch64__)
 enum {
   NR_epoll_ctl = 21, NR_epoll_pwait = 22, NR_close = 57, NR_read = 63, NR_write = 64, NR_ppoll = 73, NR_nanosleep = 101,
@@ -81,6 +82,7 @@ static inline s64 sys6(s64 n, s64 a, s64 b, s64 c, s64 d, s64 e, s64 f) {
   return x0;
 }
 static inline void cpu_relax(void) { __asm__ volatile("yield" ::: "memory"); }
+static inline void fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 #else
 #error "the helper is written for x86-64 and aarch64"
 #endif

@@ -62,8 +62,6 @@ export class PoolBuffer implements Disposable {
       freed: false,
       guarded: false,
       shared: false,
-      guards: 0,
-      collapsed: 0,
       auto: new AutoGuard(
         core.copyCostPerByte(byteLength),
         byteLength < core.copyThreshold ? 8 : 0,
@@ -157,10 +155,6 @@ export interface BufferState {
   guarded: boolean;
   /** A handle was made for other threads. */
   shared: boolean;
-  /** Guarded sends so far of parts large enough for huge pages. */
-  guards: number;
-  /** Huge pages of the window, counted from its start, that need no further look. */
-  collapsed: number;
   readonly auto: AutoGuard;
 }
 

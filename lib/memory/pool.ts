@@ -29,7 +29,7 @@ export interface PoolOptions {
    */
   copyThreshold?: number;
   /**
-   * Gives buffers of 2 MiB and more huge pages when they have been guarded a few times, which makes their
+   * Puts buffers of 256 KiB and more on huge pages (2 MiB) when they are first allocated, which makes their
    * guards many times cheaper. True by default; takes effect where the kernel has `MADV_COLLAPSE` (6.1).
    */
   hugePages?: boolean;

@@ -60,7 +60,7 @@ export interface PoolStats {
     /** A received message was copied because it could not be mapped. */
     receiveCopies: number;
   };
-  /** Huge pages that were made of pages guarded often. */
+  /** Huge pages that buffers were put on. */
   hugePages: number;
   /** Pages copied to bring a scattered buffer together. */
   mendedPages: number;

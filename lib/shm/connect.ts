@@ -93,6 +93,7 @@ async function greet(
     sendPacket(fd, hello(core.frames), [core.memfd, ring.fd]);
     const packet = await firstPacket(fd, where, settings);
     if (packet.data.length === 0) {
+      for (const each of packet.fds) libc().close(each);
       throw new MoatError("PEER_LOST", `${where}: the other side hung up before it greeted`, {
         hint: "it may have refused this user, or its pool may be closed",
       });

@@ -14,7 +14,7 @@
  */
 import { MoatError } from "../../ffi/errors.ts";
 import { C, libc, pageSize } from "../../ffi/libc.ts";
-import { RING } from "../../ffi/layout.ts";
+import { RING, STATFS } from "../../ffi/layout.ts";
 import type { Packet } from "./socket.ts";
 
 const MAGIC = 0x54414f4d, VERSION = 1, SIZE = 32;
@@ -67,14 +67,23 @@ function faultOf({ data, fds, truncated }: Packet): string | undefined {
   if (page !== pageSize()) return `pages of ${page} bytes`;
   if (ring !== RING.size) return `a ring of ${ring} bytes`;
   if (truncated || fds.length !== 2) return `${fds.length} descriptors instead of 2`;
-  if (frames === 0 || frames > 0x7fffffff) return `a pool of ${frames} frames`;
+  // Twice as many pages, with the aliases, are numbered by 31 bits.
+  if (frames === 0 || frames > 0x3fffffff) return `a pool of ${frames} frames`;
   for (const [fd, bytes] of [[fds[0]!, frames * page], [fds[1]!, ring]] as const) {
     const seals = libc().fcntl(fd, C.F_GET_SEALS, 0);
     if (seals < 0 || (seals & C.F_SEAL_SHRINK) === 0) {
       return "a descriptor is not a memfd sealed against shrinking";
     }
+    if (!onTmpfs(fd)) return "a memfd of huge pages";
     const size = libc().lseek(fd, 0, C.SEEK_END);
     if (size < bytes) return `a memfd of ${size} bytes where ${bytes} were promised`;
   }
   return undefined;
+}
+
+// Touching a hole in memory of huge pages, when there are none left, is SIGBUS, and its owner can punch holes.
+function onTmpfs(fd: number): boolean {
+  const buf = new Uint8Array(STATFS.size);
+  return libc().fstatfs(fd, buf) === 0 &&
+    new DataView(buf.buffer).getUint32(STATFS.type, true) === C.TMPFS_MAGIC;
 }
