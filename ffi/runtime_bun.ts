@@ -42,6 +42,7 @@ function load(): BunFfi {
 /** Bun's implementation. */
 export function openBun(version: string): Runtime {
   const ffi = load();
+  const sockets: unknown[] = []; // for as long as the isolate lives, so that none is collected
 
   function open<S extends Symbols>(path: string, symbols: S): Functions<S> {
     const foreign: Record<string, { args: string[]; returns: string }> = {};
@@ -81,7 +82,7 @@ export function openBun(version: string): Runtime {
         open: (s: { unref(): void }): void => s.unref(),
         error: (): void => {},
       };
-      void Bun.connect({ fd, socket: handlers });
+      sockets.push(Bun.connect({ fd, socket: handlers }));
     },
   };
 }

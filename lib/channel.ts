@@ -454,8 +454,12 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
         if (status === 0 || (status === -EPIPE && pending.kind === "recv")) {
           // A message for nobody: its receive was given up just as it came. It must not be lost unseen.
           if (pending.settled && pending.kind === "recv" && !pending.state && status === 0) {
-            const arrival = this.#transport.arrived(op);
-            if (!arrival.copied) arrival.release(false);
+            try {
+              const arrival = this.#transport.arrived(op);
+              if (!arrival.copied) arrival.release(false);
+            } catch {
+              // It could not be opened, and nobody waits to be told.
+            }
           }
           this.#settle(pending, () => {
             try {

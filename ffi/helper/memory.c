@@ -307,6 +307,7 @@ static int runs_add(struct pool *p, struct op *o, u32 frame, u32 count) {
     prev->count += count;
     return 0;
   }
+  if (d->nruns == MAX_RUNS) return -E_NOBUFS;
   if (slot == 0) {
     if (!frames_take(p, 1, &f)) return -E_NOBUFS;
     p->out[f] = 1;

@@ -32,6 +32,7 @@ enum stat {
 #define STATS (S_HIST + HIST_BUCKETS)
 
 struct run { u32 frame, count; };
+#define MAX_RUNS (1u << 20)  // of a message. A peer can let its list go in a circle, and it is walked under a lock
 
 // A message as a list of runs of frames. It is also the descriptor on the wire (64 bytes).
 enum desc_kind { D_EAGER = 1, D_PAGES, D_TABLE };

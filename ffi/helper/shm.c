@@ -107,7 +107,7 @@ static int desc_ok(const struct conn *c, const struct desc *d) {
   if (!d->len) return d->kind == D_PAGES && !d->nruns && !d->off;
   if (d->off >= G.page_size || d->len > (u64)c->peer_frames << G.page_shift) return 0;
   u64 pages = 0, want = (d->off + d->len + G.page_size - 1) >> G.page_shift;
-  if (!d->nruns || d->nruns > want) return 0;
+  if (!d->nruns || d->nruns > want || d->nruns > MAX_RUNS) return 0;
   struct runs it = runs_of(c->peer_dev, c->peer_frames, d);
   struct run r;
   int more;

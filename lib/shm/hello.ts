@@ -19,6 +19,10 @@ import type { Packet } from "./socket.ts";
 
 const MAGIC = 0x54414f4d, VERSION = 1, SIZE = 32;
 
+// 1 TiB in pages of 4 KiB. A peer can promise memory that it does not have, but we need a byte for each frame
+// that is read in place.
+const MOST_FRAMES = 2 ** 28;
+
 /** The size of the greeting; a larger packet is none. */
 export const HELLO_SIZE = SIZE;
 
@@ -67,8 +71,7 @@ function faultOf({ data, fds, truncated }: Packet): string | undefined {
   if (page !== pageSize()) return `pages of ${page} bytes`;
   if (ring !== RING.size) return `a ring of ${ring} bytes`;
   if (truncated || fds.length !== 2) return `${fds.length} descriptors instead of 2`;
-  // Twice as many pages, with the aliases, are numbered by 31 bits.
-  if (frames === 0 || frames > 0x3fffffff) return `a pool of ${frames} frames`;
+  if (frames === 0 || frames > MOST_FRAMES) return `a pool of ${frames} frames`;
   for (const [fd, bytes] of [[fds[0]!, frames * page], [fds[1]!, ring]] as const) {
     const seals = libc().fcntl(fd, C.F_GET_SEALS, 0);
     if (seals < 0 || (seals & C.F_SEAL_SHRINK) === 0) {
