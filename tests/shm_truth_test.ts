@@ -122,8 +122,14 @@ async function overwrite(guard: Guard, size: number, offset: number): Promise<Ou
 for (const size of SIZES) {
   test(`${size} bytes guarded by "none" reach the other process as they were overwritten`, async () => {
     for (const offset of offsetsFor(size)) {
-      const { arrived, written } = await overwrite("none", size, offset);
-      assert.equal(arrived, written, `at offset ${offset} the race did not show`);
+      // Small messages in scattered pages are copied when they arrive, which may be before the overwriting: a
+      // race is what it is, and has to be lost once.
+      let lost = false;
+      for (let tries = 0; tries < 50 && !lost; tries++) {
+        const { arrived, written } = await overwrite("none", size, offset);
+        lost = arrived === written;
+      }
+      assert.ok(lost, `at offset ${offset} the race did not show`);
     }
     assertNothingHeld(shared.pool);
   });
