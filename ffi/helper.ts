@@ -96,6 +96,13 @@ const symbols = {
   moat_msg_unpark: { parameters: ["i32", "buffer"], result: "i32" },
   // s32 moat_msg_release(s32 conn, u32 id, s32 page, u32 n, u32 runs);
   moat_msg_release: { parameters: ["i32", "u32", "i32", "u32", "u32"], result: "i32" },
+  // s32 moat_verbs_post_send(f64 qp, f64 wr, f64 bad), moat_verbs_post_recv(f64 qp, f64 wr, f64 bad);
+  moat_verbs_post_send: { parameters: ["f64", "f64", "f64"], result: "i32" },
+  moat_verbs_post_recv: { parameters: ["f64", "f64", "f64"], result: "i32" },
+  // s32 moat_verbs_poll_cq(f64 cq, s32 n, f64 wc);
+  moat_verbs_poll_cq: { parameters: ["f64", "i32", "f64"], result: "i32" },
+  // s32 moat_verbs_req_notify_cq(f64 cq, s32 solicited_only);
+  moat_verbs_req_notify_cq: { parameters: ["f64", "i32"], result: "i32" },
   // s32 moat_bell_new(s32 epoll, s32 event, s32 pair);
   moat_bell_new: { parameters: ["i32", "i32", "i32"], result: "i32" },
   // s32 moat_bell_watch(s32 bell, s32 fd, s32 conn), moat_bell_unwatch(s32 bell, s32 fd);
