@@ -14,7 +14,7 @@ struct ibv_send_wr {
   u32 opcode, send_flags, imm_data;
   u64 remote_addr;
   u32 rkey;
-  u32 other[17];  // atomics, datagrams, memory windows, segmentation
+  u32 other[19];  // atomics, datagrams, memory windows, segmentation
 };
 struct ibv_recv_wr { u64 wr_id; struct ibv_recv_wr *next; struct ibv_sge *sg_list; s32 num_sge; };
 struct ibv_wc {
