@@ -56,9 +56,9 @@ const symbols = {
   moat_query: { parameters: ["i32", "i32"], result: "f64" },
   // s32 moat_set_maps_budget(f64 n);
   moat_set_maps_budget: { parameters: ["f64"], result: "i32" },
-  // s32 moat_conn_add(s32 pool, s32 fd, s32 peer_fd, f64 mine, f64 theirs, f64 peer_dev, f64 view,
+  // s32 moat_shm_add(s32 pool, s32 fd, s32 peer_fd, f64 mine, f64 theirs, f64 peer_dev, f64 view,
   //                   u32 peer_frames, u32 arena, s32 local_tid);
-  moat_conn_add: {
+  moat_shm_add: {
     parameters: ["i32", "i32", "i32", "f64", "f64", "f64", "f64", "u32", "u32", "i32"],
     result: "i32",
   },
@@ -75,9 +75,7 @@ const symbols = {
   moat_conn_next: { parameters: ["i32"], result: "i32" },
   moat_conn_state: { parameters: ["i32"], result: "i32" },
   moat_conn_busy: { parameters: ["i32"], result: "i32" },
-  moat_conn_check: { parameters: ["i32"], result: "i32" },
   moat_conn_arm: { parameters: ["i32"], result: "i32" },
-  moat_conn_disarm: { parameters: ["i32"], result: "i32" },
   // s32 moat_conn_cancel(s32 op);
   moat_conn_cancel: { parameters: ["i32"], result: "i32" },
   // s32 moat_conn_end(s32 conn, s32 abort);
@@ -96,6 +94,20 @@ const symbols = {
   moat_msg_unpark: { parameters: ["i32", "buffer"], result: "i32" },
   // s32 moat_msg_release(s32 conn, u32 id, s32 page, u32 n, u32 runs);
   moat_msg_release: { parameters: ["i32", "u32", "i32", "u32", "u32"], result: "i32" },
+  // s32 moat_rdma_add(s32 pool, s32 fd, const u64 *cfg);
+  moat_rdma_add: { parameters: ["i32", "i32", "buffer"], result: "i32" },
+  // s32 moat_rdma_begin(s32 conn, f64 remote_base, u32 remote_frames, u32 rkey, s32 local_tid);
+  moat_rdma_begin: { parameters: ["i32", "f64", "u32", "u32", "i32"], result: "i32" },
+  // s32 moat_rdma_hangup(s32 conn), moat_rdma_kill(s32 conn), moat_rdma_gone(s32 conn);
+  moat_rdma_hangup: { parameters: ["i32"], result: "i32" },
+  moat_rdma_kill: { parameters: ["i32"], result: "i32" },
+  moat_rdma_gone: { parameters: ["i32"], result: "i32" },
+  // f64 moat_rdma_wants(s32 conn);
+  moat_rdma_wants: { parameters: ["i32"], result: "f64" },
+  // s32 moat_rdma_land(s32 conn, s32 op);
+  moat_rdma_land: { parameters: ["i32", "i32"], result: "i32" },
+  // f64 moat_rdma_query(s32 conn, s32 what);
+  moat_rdma_query: { parameters: ["i32", "i32"], result: "f64" },
   // s32 moat_verbs_post_send(f64 qp, f64 wr, f64 bad), moat_verbs_post_recv(f64 qp, f64 wr, f64 bad);
   moat_verbs_post_send: { parameters: ["f64", "f64", "f64"], result: "i32" },
   moat_verbs_post_recv: { parameters: ["f64", "f64", "f64"], result: "i32" },
@@ -127,6 +139,23 @@ export const QUERY = {
   mapsUsed: 5,
   mapsBudget: 6,
   opsLive: 7,
+} as const;
+
+/** What `moat_rdma_query` can be asked. */
+export const RDMA_QUERY = {
+  /** 1 once the goodbye has arrived at the peer, or never will. */
+  byeDone: 0,
+  /** 1 once the queue pair is in error. */
+  dead: 1,
+  /** 1 if the device has not given everything back a second after that. */
+  stuck: 2,
+  /** Events of the completion channel that are to be acknowledged. */
+  events: 3,
+  /** The address of the first completion that failed. */
+  error: 4,
+  hasError: 5,
+  /** Completions seen so far. */
+  reaped: 6,
 } as const;
 
 let loaded: Helper | undefined;

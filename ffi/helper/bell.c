@@ -4,12 +4,13 @@
 // the program is over, at any moment, and a call of its callback is then a jump into freed memory. A socket
 // whose other end is gone only says so, and is how a Worker's connections are ended in its stead.
 // The thread is made by pthread_create and blocks all signals.
-#include "shm.h"
+#include "conn.h"
 
 #define MAX_BELLS 256
 enum { WATCH_CONN = 1, WATCH_PLAIN, WATCH_RING, WATCH_PAIR };
 
-struct bell { u32 live, pending; s32 epoll, event, pair, owner; };
+#define TICK_MS 500
+struct bell { u32 live, pending; s32 epoll, event, pair, owner; u32 device; };  // device: has watched an RDMA connection
 static struct bell bells[MAX_BELLS];
 static u32 bells_lock;
 
@@ -27,7 +28,7 @@ EXPORT s32 moat_bell_new(s32 epoll, s32 event, s32 pair) {
   lock(&bells_lock);
   s32 i = 0;
   while (i < MAX_BELLS && bells[i].live) i++;
-  if (i < MAX_BELLS) bells[i] = (struct bell){ 1, 0, epoll, event, pair, thread_id() };
+  if (i < MAX_BELLS) bells[i] = (struct bell){ 1, 0, epoll, event, pair, thread_id(), 0 };
   unlock(&bells_lock);
   if (i == MAX_BELLS) return -E_NFILE;
   struct event e = { 1 /* EPOLLIN */, (u64)WATCH_RING << 32 };
@@ -45,7 +46,11 @@ EXPORT s32 moat_bell_new(s32 epoll, s32 event, s32 pair) {
 EXPORT s32 moat_bell_watch(s32 bell, s32 fd, s32 conn) {
   struct conn *c = conn_at(conn);
   if (c) c->bell = bell;
-  struct event e = { 1u | 0x2000u /* EPOLLIN | EPOLLRDHUP */ | (conn < 0 ? 1u << 31 /* EPOLLET */ : 0),
+  if (c && c->kind == CONN_RDMA && !bells[bell].device) {
+    store_rel(&bells[bell].device, 1);
+    bell_ring(bell);  // from now on it wakes by itself
+  }
+  struct event e = { 1u | 0x2000u /* EPOLLIN | EPOLLRDHUP */ | (conn < 0 || (c && c->kind == CONN_RDMA) ? 1u << 31 /* EPOLLET */ : 0),
                      conn < 0 ? (u64)WATCH_PLAIN << 32 : (u64)WATCH_CONN << 32 | (u32)conn };
   return (s32)sys4(NR_epoll_ctl, bells[bell].epoll, 1, fd, &e);
 }
@@ -69,8 +74,28 @@ EXPORT s32 moat_bell_answer(s32 bell) {
 static void hang_up_for(s32 bell) {
   for (u32 i = 0, n = load_acq(&conns_high); i < n; i++) {
     struct conn *c = conn_at((s32)i);
-    if (c && c->bell == bell) sys2(NR_shutdown, c->fd, 2 /* SHUT_RDWR */);
+    if (!c || c->bell != bell) continue;
+    if (c->kind == CONN_SHM) {
+      sys2(NR_shutdown, c->fd, 2 /* SHUT_RDWR */);
+    } else {
+      lock(&c->lock);
+      if (c->live && !c->gone) rdma_die(c, CONN_LOST);
+      unlock(&c->lock);
+    }
   }
+}
+
+// Connections over verbs whose peer may have died without a word.
+static int tick(s32 bell) {
+  int ring = 0;
+  for (u32 i = 0, n = load_acq(&conns_high); i < n; i++) {
+    struct conn *c = conn_at((s32)i);
+    if (!c || c->kind != CONN_RDMA || c->bell != bell) continue;
+    lock(&c->lock);
+    if (c->live && c->kind == CONN_RDMA && c->bell == bell) ring |= rdma_tick(c, (s32)i);
+    unlock(&c->lock);
+  }
+  return ring;
 }
 
 // Reads what woke us. A peer that sends without end gets no more than its turn.
@@ -92,26 +117,42 @@ EXPORT void *moat_bell_main(void *arg) {
   sys4(NR_rt_sigprocmask, 0, &all, 0, 8);
   struct event events[32];
   s64 pid = sys0(NR_getpid);
+  u64 ticked = 0;
   for (int dead = 0; !dead;) {
+    int ring = 0;
     // Not every runtime closes the descriptors of a Worker it terminates, but its thread ends; the first
     // thread of a process only with the process.
-    s64 n = sys6(NR_epoll_pwait, b->epoll, (s64)events, 32, b->owner == pid ? -1 : 1000, 0, 8);
+    s64 n = sys6(NR_epoll_pwait, b->epoll, (s64)events, 32, b->device ? TICK_MS : b->owner == pid ? -1 : 1000, 0, 8);
     if ((n < 0 && n != -E_INTR) || sys3(NR_tgkill, pid, b->owner, 0) < 0) dead = 1;
     for (s64 k = 0; k < n; k++) {
       u32 kind = (u32)(events[k].data >> 32), i = (u32)events[k].data;
       u64 sink;
       if (kind == WATCH_RING) sys3(NR_read, b->event, &sink, 8);
       if (kind == WATCH_PAIR) dead = 1;
-      if (kind != WATCH_CONN) continue;
+      if (kind != WATCH_CONN) {
+        ring = 1;
+        continue;
+      }
       struct conn *c = conn_at((s32)i);
       if (!c) continue;
       // Its descriptor is closed, and the number used for something else, as soon as it is removed; and its
       // place may be another thread's by now.
       lock(&c->lock);
-      if (c->live && c->bell == (s32)(u64)arg) drain(b, c);
+      if (c->live && c->bell == (s32)(u64)arg) {
+        if (c->kind == CONN_RDMA) {
+          ring |= rdma_event(c, (s32)i);
+        } else {
+          drain(b, c);
+          ring = 1;
+        }
+      }
       unlock(&c->lock);
     }
-    if (n > 0 && !dead && !__atomic_exchange_n(&b->pending, 1, __ATOMIC_SEQ_CST))
+    if (b->device && now_ns() - ticked >= TICK_MS * 1000000ul) {
+      ticked = now_ns();
+      ring |= tick((s32)(u64)arg);
+    }
+    if (ring && !dead && !__atomic_exchange_n(&b->pending, 1, __ATOMIC_SEQ_CST))
       sys6(NR_sendto, b->pair, (s64) "r", 1, 0x4040 /* MSG_DONTWAIT | MSG_NOSIGNAL */, 0, 0);
   }
   hang_up_for((s32)(u64)arg);

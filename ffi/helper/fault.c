@@ -4,9 +4,10 @@
 // It never calls into JavaScript and never waits for JavaScript.
 #include "memory.h"
 
-static void progress_all(void);                            // shm.c: moves every transport of the process on
-static int only_self_can(s32 conn);                        // shm.c: is the other end driven by this very thread?
-static void revoke_receive(s32 op, s32 pool, u32 page, s32 status);  // shm.c: takes it back from its transport
+static void progress_all(void);                            // conn.c: moves every transport of the process on
+static int only_self_can(s32 conn);                        // is the other end driven by this very thread?
+static u64 in_transit(s32 conn);                           // how long a message may be under way
+static void revoke_receive(s32 op, s32 pool, u32 page, s32 status);  // takes it back from its transport
 
 struct kaction { void (*handler)(int, void *, void *); u64 flags; void (*restorer)(void); u64 mask; };
 #define SA_SIGINFO 4ul
@@ -192,7 +193,7 @@ static u8 wait_page(struct pool *p, u32 page, int until_idle, struct waiting *w)
     unlock(&p->lock);
     progress_all();
     u64 now = now_ns();
-    int hopeless = conn >= 0 && only_self_can(conn) && ++local_turns > 2;
+    int hopeless = conn >= 0 && only_self_can(conn) && ++local_turns > 2 && now - w->t0 >= in_transit(conn);
     if (!hopeless && now < w->deadline) wait_turn(w);
     lock(&p->lock);
     vain = hopeless ? DID_DEADLOCK : now >= w->deadline ? DID_TIMEOUT : 0;
@@ -402,7 +403,7 @@ static int pool_fault(s32 pool, u64 address, int write) {
   return rec.outcome != 0;
 }
 
-static int peer_fault(u64 address);  // shm.c: a receiver writes to a message it reads in place
+static int peer_fault(u64 address);  // shm_message.c: a receiver writes to a message it reads in place
 
 EXPORT void moat_on_segv(int sig, void *info, void *context) {
   s32 code = fault_code(info);

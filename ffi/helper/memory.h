@@ -21,7 +21,7 @@ enum prot { RW, RO, CLOSED };  // what the window page allows the program
 enum outcome { DID_RESTORE = 1, DID_PRIVATE, DID_WAIT, DID_TIMEOUT, DID_DEADLOCK, DID_DEGRADE };
 enum op_kind { OP_OUT = 1, OP_IN, OP_TAKE };
 enum op_state { OP_FREE, OP_HELD, OP_QUEUED, OP_POSTED, OP_DONE };
-enum op_flag { OP_STAGED = 1, OP_VIOLATED = 2, OP_PARKED = 4 };
+enum op_flag { OP_STAGED = 1, OP_VIOLATED = 2, OP_PARKED = 4, OP_PULLED = 8, OP_BROKEN = 16, OP_AT_DEVICE = 32 };
 
 // The order is mirrored in lib/memory/stats.ts.
 enum stat {
@@ -61,7 +61,8 @@ struct op {
   u32 next_free;
   u32 last_table;   // last frame of the run list, for appending
   u32 seq;          // receives: the peer's descriptor number
-  u32 pad[7];
+  u32 reads;        // receives over verbs: reads at the device
+  u32 pad[6];
 };
 _Static_assert(sizeof(struct desc) == 64, "desc is the wire format");
 _Static_assert(sizeof(struct op) == 160, "op is mirrored in ffi/layout.ts");
@@ -75,6 +76,8 @@ struct fault {  // what onFault is told; mirrored in lib/memory/faults.ts
   u64 ns;
 };
 #define FAULT_RING 1024
+
+struct queue { s32 head, tail; };  // of operations, linked by op.next_free
 
 struct pool {
   u32 live, lock;

@@ -1,13 +1,18 @@
 // The helper of Moat: what cannot be TypeScript. One translation unit, freestanding, no libc.
 //   memory.c  pools, frames, reference counts, guards
 //   fault.c   the SIGSEGV handler
-//   shm.c     the shared-memory transport (a handler that waits must be able to move it on)
+//   conn.c    connections: what the transports have in common (a handler that waits must move them on)
+//   shm.c     the shared-memory transport; shm_message.c  its messages, read in place
+//   rdma.c    the transport over verbs
 //   verbs.c   thunks for the inline verbs
 //   bell.c    the thread that wakes the event loop
 // Exported functions return -errno. Arguments are i32 (handles, pages, counts) or f64 (addresses and byte
 // counts, exact below 2^53), because those are what a foreign call costs least with.
 #include "memory.c"
 #include "fault.c"
+#include "conn.c"
 #include "shm.c"
+#include "rdma.c"
+#include "shm_message.c"
 #include "verbs.c"
 #include "bell.c"

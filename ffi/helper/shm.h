@@ -28,38 +28,28 @@ struct ring {  // layout of the ring's memfd; mirrored in ffi/layout.ts
 };
 _Static_assert(sizeof(struct ring) == 4096 + 65536 + 65536 + EAGER_BYTES, "mirrored in ffi/layout.ts");
 
-enum { CONN_OPEN, CONN_ENDED, CONN_LOST, CONN_BROKEN, CONN_ABORTED, CONN_PEER_ABORTED };
 // Flags of a page of the peer's memory as the program sees it. FIRST: a private mapping begins here.
 enum { HELD = 1, PRIVATE = 2, FIRST = 4 };
 
-struct queue { s32 head, tail; };  // of operations, linked by op.next_free
-
-struct conn {  // never freed, only used again: a handler may be looking at it
-  u32 live, lock;
-  u32 state, hup;
-  s32 pool, fd, peer_fd, bell;
-  s32 local_tid;        // the thread that drives the other end, if that is in this process; else 0
-  u32 checks;
-  struct ring *mine;
-  const struct ring *theirs;
-  u64 peer_dev;         // the peer's pool, read-only and never remapped: what this helper reads
-  u64 view;             // the same again, and behind it the arena for aliases: what JavaScript reads
-  u32 peer_frames, arena;
-  u8 *flags;            // [peer_frames + arena], behind alias
-  u32 *alias;           // [arena] frame behind the page
-  u32 hint, chunk;      // next page a private copy is expected for, and the size of the last step
-  struct queue sq, rq, cq;  // to publish; waiting for a message; done, for JavaScript
-  u64 tx_tail, tx_seen; // published; of those, consumed by the peer
-  u64 eager_tail, eager_freed;
-  u32 inflight, woke_seq;
-  u64 rx_next, rel_seen;
-  struct op taken;      // the message moat_conn_take hands over, and the operation moat_conn_next reports:
-  struct op done;       // JavaScript reads both here
-  u64 eager_end[RING_SLOTS];
-  u8 scratch[EAGER_MAX];
-  s32 parked;           // the receive whose message is in `parking`, because the pool had no frame to park it in
-  u8 parking[EAGER_MAX];
-};
-#define MAX_CONNS 4096
+// What a connection has besides the fields of every connection (conn.h).
+#define SHM_FIELDS {                                                                                          \
+  s32 peer_fd;                                                                                                \
+  struct ring *mine;                                                                                          \
+  const struct ring *theirs;                                                                                  \
+  u64 peer_dev;         /* the peer's pool, read-only and never remapped: what this helper reads */           \
+  u64 view;             /* the same again, and behind it the arena for aliases: what JavaScript reads */      \
+  u32 peer_frames, arena;                                                                                     \
+  u8 *flags;            /* [peer_frames + arena], behind alias */                                             \
+  u32 *alias;           /* [arena] frame behind the page */                                                   \
+  u32 hint, chunk;      /* next page a private copy is expected for, and the size of the last step */         \
+  u64 tx_tail, tx_seen; /* published; of those, consumed by the peer */                                       \
+  u64 eager_tail, eager_freed;                                                                                \
+  u32 woke_seq;                                                                                               \
+  u64 rx_next, rel_seen;                                                                                      \
+  u64 eager_end[RING_SLOTS];                                                                                  \
+  u8 scratch[EAGER_MAX];                                                                                      \
+  s32 parked;           /* the receive whose message is in `parking`: the pool had no frame to park it in */  \
+  u8 parking[EAGER_MAX];                                                                                      \
+}
 
 #endif

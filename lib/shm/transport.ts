@@ -100,7 +100,7 @@ export class ShmTransport implements Transport {
       this.#view = mapped(bytes * 2, C.PROT_NONE, reserve, -1);
       map(bytes, C.PROT_READ, view | C.MAP_FIXED, greeting.poolFd, 0, this.#view);
       this.#arena = new Ranges(greeting.frames);
-      this.conn = core.helper.moat_conn_add(
+      this.conn = core.helper.moat_shm_add(
         core.index,
         fd,
         greeting.poolFd,

@@ -71,7 +71,7 @@ struct op {
   F(double, moat_query, int, int) \
   F(int, moat_set_maps_budget, double) \
   F(int, moat_take_new, int) \
-  F(int, moat_conn_add, int, int, int, double, double, double, double, uint32_t, uint32_t, int) \
+  F(int, moat_shm_add, int, int, int, double, double, double, double, uint32_t, uint32_t, int) \
   F(int, moat_conn_remove, int) \
   F(int, moat_conn_eager, int, const void *, uint32_t) \
   F(int, moat_conn_send, int, int) \
@@ -654,7 +654,7 @@ static void meet(struct end *a, struct end *b, int self) {
     e->view = mmap(NULL, bytes * 2, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(theirs != MAP_FAILED && device != MAP_FAILED && e->view != MAP_FAILED);
     CHECK(mmap(e->view, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, o->pool->fd, 0) == e->view);
-    e->conn = moat_conn_add(e->pool->index, e->fd, o->pool->fd, (uintptr_t)e->ring, (uintptr_t)theirs,
+    e->conn = moat_shm_add(e->pool->index, e->fd, o->pool->fd, (uintptr_t)e->ring, (uintptr_t)theirs,
                             (uintptr_t)device, (uintptr_t)e->view, o->pool->frames, o->pool->frames,
                             self ? getpid() : 0);
     CHECK(e->conn >= 0);
