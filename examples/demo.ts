@@ -4,8 +4,9 @@
  *     deno task demo
  *     deno run -A examples/demo.ts --size 64k --guard wait
  *     bun examples/demo.ts --runtimes bun,bun
+ *     deno task vm -- deno task demo --transport rdma
  *
- * A sender sends a file over shared memory and overwrites each buffer as soon as `send` has returned; a
+ * A sender sends a file over shared memory or RDMA and overwrites each buffer as soon as `send` has returned; a
  * receiver that is later than that hashes what arrives. With a guard the file arrives as it was; without,
  * it does not. The two programs are demo/sender.ts and demo/receiver.ts.
  *
@@ -47,14 +48,14 @@ async function main(args: string[]): Promise<number> {
 }
 
 async function demo(options: Options): Promise<void> {
-  const { file, fileSize, size } = options;
+  const { file, fileSize, size, transport } = options;
   const [sender, receiver] = findRuntimes(options.runtimes);
   const count = Math.ceil(fileSize / size);
   console.log(
     `${file}: ${fileSize.toLocaleString("en")} bytes in ${count.toLocaleString("en")} ` +
       `message${count === 1 ? "" : "s"} of up to ${
         size.toLocaleString("en")
-      } bytes, over shm://\n` +
+      } bytes, over ${transport}://\n` +
       `sender: ${sender.name} ${sender.version}; receiver: ${receiver.name} ${receiver.version}\n`,
   );
 
@@ -69,7 +70,7 @@ async function demo(options: Options): Promise<void> {
     try {
       const onProgress = (bytes: number): void => bar.draw(bytes);
       const outcome = await runPair({
-        ...{ file, fileSize, size, guard, overwrite, sender, receiver },
+        ...{ file, fileSize, size, guard, transport, overwrite, sender, receiver },
         onProgress,
       });
       const intact = outcome.received.sha256 === sha256;

@@ -29,6 +29,13 @@ export const ERROR_CODES = {
   PEER_ABORTED: "The peer aborted the channel",
   PEER_LOST: "The peer went away without closing the channel",
   PEER_PROTOCOL: "The peer sent something that is not the protocol",
+  NO_DEVICE: "There is no RDMA device, or none of this name",
+  VERB_FAILED: "A function of libibverbs or librdmacm failed",
+  COMPLETION_ERROR: "A work request completed with an error",
+  ADDRESS_ERROR: "No RDMA device leads to this address",
+  UNREACHABLE: "The other side did not answer the connection manager",
+  REJECTED: "The other side rejected the connection",
+  RESOURCE_CLOSED: "The object has been closed, or what it was made of",
 } as const;
 
 /** A code of {@linkcode MoatError}. */
@@ -42,6 +49,18 @@ export interface MoatErrorOptions {
   cause?: unknown;
   /** The errno of the system call, if one failed. */
   errno?: number;
+  /** The status of a completion (`IBV_WC_…` without the prefix) or of a connection event. */
+  status?: string;
+  /** The operation of the work request that failed (`IBV_WR_…` without the prefix, or `RECV`). */
+  opcode?: string;
+  /** The number of the queue pair. */
+  qpNum?: number;
+  /** The device's own code for the error. */
+  vendorError?: number;
+  /** The other side: its address and port, or its queue pair. */
+  peer?: string;
+  /** True if this request did not fail itself: an earlier one did, which is the `cause`. */
+  flushed?: boolean;
 }
 
 /**
@@ -66,6 +85,18 @@ export class MoatError extends Error {
   readonly hint: string | undefined;
   /** The errno of the system call, if one failed. */
   readonly errno: number | undefined;
+  /** The status of a completion (`IBV_WC_…` without the prefix) or of a connection event. */
+  readonly status: string | undefined;
+  /** The operation of the work request that failed (`IBV_WR_…` without the prefix, or `RECV`). */
+  readonly opcode: string | undefined;
+  /** The number of the queue pair. */
+  readonly qpNum: number | undefined;
+  /** The device's own code for the error. */
+  readonly vendorError: number | undefined;
+  /** The other side: its address and port, or its queue pair. */
+  readonly peer: string | undefined;
+  /** True if this request did not fail itself: an earlier one did, which is the `cause`. */
+  readonly flushed: boolean;
 
   /** Makes an error; `message` says what happened to which value. */
   constructor(code: ErrorCode, message: string, options: MoatErrorOptions = {}) {
@@ -76,6 +107,12 @@ export class MoatError extends Error {
     this.code = code;
     this.hint = options.hint;
     this.errno = options.errno;
+    this.status = options.status;
+    this.opcode = options.opcode;
+    this.qpNum = options.qpNum;
+    this.vendorError = options.vendorError;
+    this.peer = options.peer;
+    this.flushed = options.flushed ?? false;
   }
 }
 
@@ -99,6 +136,7 @@ const ERRNO: Record<number, string> = {
   2: "ENOENT",
   4: "EINTR",
   5: "EIO",
+  6: "ENXIO",
   9: "EBADF",
   11: "EAGAIN",
   12: "ENOMEM",
@@ -106,6 +144,7 @@ const ERRNO: Record<number, string> = {
   14: "EFAULT",
   16: "EBUSY",
   17: "EEXIST",
+  19: "ENODEV",
   20: "ENOTDIR",
   22: "EINVAL",
   23: "ENFILE",
@@ -116,13 +155,21 @@ const ERRNO: Record<number, string> = {
   32: "EPIPE",
   36: "ENAMETOOLONG",
   38: "ENOSYS",
+  61: "ENODATA",
   71: "EPROTO",
   90: "EMSGSIZE",
+  93: "EPROTONOSUPPORT",
+  95: "EOPNOTSUPP",
   98: "EADDRINUSE",
+  99: "EADDRNOTAVAIL",
+  101: "ENETUNREACH",
   104: "ECONNRESET",
   105: "ENOBUFS",
+  106: "EISCONN",
+  107: "ENOTCONN",
   110: "ETIMEDOUT",
   111: "ECONNREFUSED",
+  113: "EHOSTUNREACH",
   125: "ECANCELED",
 };
 

@@ -79,6 +79,10 @@ const symbols = {
   recvmsg: { parameters: ["i32", "buffer", "i32"], result: "size" },
   // int shutdown(int fd, int how);
   shutdown: { parameters: ["i32", "i32"], result: "i32" },
+  // char *getenv(const char *name);
+  getenv: { parameters: ["buffer"], result: "address" },
+  // size_t strlen(const char *s);
+  strlen: { parameters: ["address"], result: "size" },
 } as const satisfies Symbols;
 
 /** Where the C library may be: glibc, then musl. */
@@ -160,8 +164,11 @@ export const C = {
   MFD_CLOEXEC: 1,
   MFD_ALLOW_SEALING: 2,
   O_CLOEXEC: 0o2000000,
+  O_NONBLOCK: 0o4000,
   LOCK_EX: 2,
   F_SETFD: 2,
+  F_GETFL: 3,
+  F_SETFL: 4,
   F_ADD_SEALS: 1033,
   F_GET_SEALS: 1034,
   F_SEAL_SEAL: 1,
@@ -176,6 +183,8 @@ export const C = {
   SA_SIGINFO: 4,
   SA_ONSTACK: 0x08000000,
   AF_UNIX: 1,
+  AF_INET: 2,
+  AF_INET6: 10,
   SOCK_STREAM: 1,
   SOCK_SEQPACKET: 5,
   SOCK_CLOEXEC: 0o2000000,
@@ -200,6 +209,22 @@ export const C = {
   EADDRINUSE: 98,
   ECONNREFUSED: 111,
 } as const;
+
+/** The text of a C string that lives elsewhere, or "" for `NULL`. */
+export function cText(address: number): string {
+  if (address === 0) return "";
+  const length = libc().strlen(address);
+  if (length === 0) return "";
+  return new TextDecoder().decode(new Uint8Array(runtime().viewOf(address, length)).slice());
+}
+
+/**
+ * A variable of the process's environment, or "". Through the C library, because Deno would ask the user for
+ * the permission otherwise.
+ */
+export function environment(name: string): string {
+  return cText(libc().getenv(cString(name)));
+}
 
 /** The bytes of a page. */
 export function pageSize(): number {

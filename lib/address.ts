@@ -7,16 +7,32 @@ import { MoatError } from "../ffi/errors.ts";
 import { describe } from "./memory/core.ts";
 
 /** A parsed address. */
-export interface Address {
+export type Address = ShmAddress | RdmaAddress;
+
+/** `shm://name`. */
+export interface ShmAddress {
   readonly transport: "shm";
-  /** For `shm`: a name, or the absolute path of a socket. */
+  /** A name, or the absolute path of a socket. */
   readonly name: string;
   /** As it was given. */
   readonly text: string;
 }
 
+/** `rdma://host:port`. */
+export interface RdmaAddress {
+  readonly transport: "rdma";
+  /** A name, or an IP address without brackets. Empty: any address of this host, to listen at. */
+  readonly host: string;
+  /** 0 to listen at a free one. */
+  readonly port: number;
+  /** As it was given. */
+  readonly text: string;
+}
+
+const FORMS = 'use "shm://name" or "rdma://host:port"';
+
 /**
- * Parses `shm://name` or `shm:///absolute/path`.
+ * Parses `shm://name`, `shm:///absolute/path` or `rdma://host:port`.
  *
  * @throws {MoatError} `INVALID_ARGUMENT`
  */
@@ -24,15 +40,18 @@ export function parseAddress(address: unknown): Address {
   const match = typeof address === "string" ? /^([a-z]+):\/\/(.*)$/s.exec(address) : null;
   if (!match) {
     throw new MoatError("INVALID_ARGUMENT", `${describe(address)} is not an address`, {
-      hint: 'use "shm://name"',
+      hint: FORMS,
     });
   }
-  const [text, transport, name] = match as unknown as [string, string, string];
-  if (transport !== "shm") {
-    throw new MoatError("INVALID_ARGUMENT", `there is no transport ${transport}:// (${text})`, {
-      hint: 'use "shm://name"',
-    });
-  }
+  const [text, transport, rest] = match as unknown as [string, string, string];
+  if (transport === "shm") return shm(rest, text);
+  if (transport === "rdma") return rdma(rest, text);
+  throw new MoatError("INVALID_ARGUMENT", `there is no transport ${transport}:// (${text})`, {
+    hint: FORMS,
+  });
+}
+
+function shm(name: string, text: string): ShmAddress {
   const fine = name.startsWith("/")
     ? !name.includes("\0") && name.length > 1
     : /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(name);
@@ -41,5 +60,17 @@ export function parseAddress(address: unknown): Address {
       hint: "use 1 to 64 letters, digits, dots, dashes and underscores, or an absolute path",
     });
   }
-  return { transport, name, text };
+  return { transport: "shm", name, text };
+}
+
+function rdma(rest: string, text: string): RdmaAddress {
+  const match = /^(?:\[([0-9A-Fa-f:.%a-z]+)\]|([^:[\]/\s\0]*)):(\d{1,5})$/.exec(rest);
+  const port = Number(match?.[3]);
+  if (!match || port > 65535) {
+    throw new MoatError("INVALID_ARGUMENT", `${describe(rest)} is not host:port for rdma://`, {
+      hint: 'for example "rdma://10.0.0.1:7471", "rdma://[fe80::1%eth0]:7471", or, to listen at ' +
+        'every address, "rdma://:7471"; ports are 0 to 65535',
+    });
+  }
+  return { transport: "rdma", host: match[1] ?? match[2] ?? "", port, text };
 }

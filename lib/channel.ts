@@ -72,9 +72,10 @@ interface Pending extends Operation {
   cancelled?: { reason: unknown };
 }
 
-/** A message in the peer's pages that this side has not released. Nothing here keeps its view alive. */
+/** A message that this side has not released. Nothing here keeps its view alive. */
 interface Lease {
   readonly memory: WeakRef<ArrayBuffer>;
+  readonly detaches: boolean;
   readonly release: (escaped: boolean) => void;
 }
 
@@ -114,6 +115,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
   #referenced = true;
   #drained: (() => void)[] = [];
   #destroyed = false;
+  #destroying: Promise<void> | undefined;
 
   static {
     make = (core, transport, spin, onDestroy) => new Channel(core, transport, spin, onDestroy);
@@ -132,7 +134,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     return this.#core.pool;
   }
 
-  /** The transport's name: `"shm"`. */
+  /** The transport's name: `"shm"` or `"rdma"`. */
   get transport(): string {
     return this.#transport.name;
   }
@@ -373,9 +375,9 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     reactor().wake(this.#source);
   }
 
-  #message({ bytes, copied, release }: Arrival): Message {
+  #message({ bytes, copied, detaches = false, release }: Arrival): Message {
     if (copied) return new Message(bytes, true, nothing);
-    const lease = { memory: new WeakRef(bytes.buffer), release };
+    const lease = { memory: new WeakRef(bytes.buffer), detaches, release };
     this.#leases.add(lease);
     this.#dropped.register(bytes.buffer, lease, lease);
     return new Message(bytes, false, () => this.#endLease(lease));
@@ -386,7 +388,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     if (!this.#leases.delete(lease)) return;
     this.#dropped.unregister(lease);
     const memory = lease.memory.deref(), escaped = memory?.detached ?? false;
-    if (!escaped) memory?.transfer(0);
+    if (!escaped && !lease.detaches) memory?.transfer(0);
     lease.release(escaped);
   }
 
@@ -480,7 +482,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     }
     if (!this.#transport.busy()) {
       for (const resolve of this.#drained.splice(0)) resolve();
-      if (this.#phase === "aborted") this.#destroy();
+      if (this.#phase === "aborted") this.#destroy().catch(() => {}); // there is nobody to tell
     }
     return any;
   }
@@ -506,14 +508,17 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     switch (-status) {
       case EPIPE:
         return new MoatError("CHANNEL_CLOSED", `${what}: ${peer} has closed the channel`);
-      case ECONNRESET:
+      case ECONNRESET: {
+        const cause = this.#transport.failure?.();
         return new MoatError(
           "PEER_LOST",
           `${what}: ${peer} went away without closing the channel`,
           {
             hint: "it was killed, crashed, or exited without close()",
+            ...(cause === undefined ? {} : { cause }),
           },
         );
+      }
       case EPROTO:
         return new MoatError("PEER_PROTOCOL", `${what}: ${peer} sent what is not the protocol`, {
           hint: "the channel has been cut off",
@@ -575,7 +580,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     this.#letGo();
     this.#transport.end(false);
     this.#poll();
-    this.#destroy();
+    await this.#destroy();
   }
 
   /**
@@ -602,11 +607,22 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     for (const lease of [...this.#leases]) this.#endLease(lease);
   }
 
-  #destroy(): void {
-    if (this.#destroyed) return;
+  #destroy(): Promise<void> {
+    return this.#destroying ??= this.#giveBack();
+  }
+
+  async #giveBack(): Promise<void> {
     this.#destroyed = true;
     reactor().remove(this.#source, this.#transport.fd);
-    this.#transport.destroy();
+    const soon = this.#transport.destroy();
+    if (soon) {
+      reactor().hold(1);
+      try {
+        await soon;
+      } finally {
+        reactor().hold(-1);
+      }
+    }
     this.#onDestroy();
   }
 

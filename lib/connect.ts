@@ -4,32 +4,53 @@
  * @module
  */
 import { MoatError } from "../ffi/errors.ts";
-import { parseAddress } from "./address.ts";
+import { type Address, parseAddress } from "./address.ts";
 import { type Channel, makeChannel } from "./channel.ts";
 import { describe, type PoolCore } from "./memory/core.ts";
 import { coreOf, Pool } from "./memory/pool.ts";
 import { reactor } from "./reactor.ts";
-import { type ConnectSettings, connectShm, ShmListener } from "./shm/connect.ts";
+import { connectRdma, RdmaListener } from "./rdma/connect.ts";
+import { connectShm, ShmListener } from "./shm/connect.ts";
+import type { Acceptor, ConnectSettings, Transport } from "./transport.ts";
 
 /** Settings of {@linkcode connect} and {@linkcode listen}. */
 export interface ConnectOptions {
   /** The pool whose buffers are sent and received. By default one of 64 MiB of its own. */
   pool?: Pool;
-  /** Milliseconds the other side may take to greet. 10,000 by default. */
+  /** Milliseconds each step of connecting may take: the address, the route, the greeting. 10,000 by default. */
   timeout?: number;
   /** Stops waiting. */
   signal?: AbortSignal;
-  /** User ids, besides that of this process, that may be at the other end. */
+  /** `shm://`: user ids, besides that of this process, that may be at the other end. */
   uids?: readonly number[];
   /**
    * Microseconds that `recv()` looks for a message before it goes to sleep, blocking this thread. 0 by
    * default. Some tens make the shortest round trips.
    */
   spin?: number;
+  /**
+   * `rdma://`: `"raw"` talks to programs that are not Moat. A message is one SEND and one RECV, receives have to
+   * be waiting before the peer sends, nothing holds a sender back, and messages are as large as the device
+   * allows. `"moat"` by default.
+   */
+  protocol?: "moat" | "raw";
+  /** The largest message, in bytes, for `recv()` without a buffer over `"raw"`. 65,536 by default. */
+  rawMessageBytes?: number;
 }
 
 function settings(options: ConnectOptions): ConnectSettings & { spin: number } {
   const { timeout = 10_000, spin = 0, uids = [], signal } = options;
+  const { protocol = "moat", rawMessageBytes = 65536 } = options;
+  if (protocol !== "moat" && protocol !== "raw") {
+    throw new MoatError("INVALID_ARGUMENT", `the protocol ${describe(protocol)}`, {
+      hint: 'use "moat" or "raw"',
+    });
+  }
+  if (!Number.isSafeInteger(rawMessageBytes) || rawMessageBytes < 1 || rawMessageBytes > 2 ** 31) {
+    throw new MoatError("INVALID_ARGUMENT", `rawMessageBytes of ${describe(rawMessageBytes)}`, {
+      hint: "pass a number of bytes, from 1 to 2147483648",
+    });
+  }
   if (typeof timeout !== "number" || !(timeout > 0) || timeout > 0x7fffffff) {
     throw new MoatError("INVALID_ARGUMENT", `a timeout of ${describe(timeout)}`, {
       hint: "pass milliseconds, more than 0",
@@ -45,7 +66,8 @@ function settings(options: ConnectOptions): ConnectSettings & { spin: number } {
       hint: "pass what Pool.create() returned",
     });
   }
-  return { timeout, spin, uids, signal };
+  const raw = protocol === "raw" ? { messageBytes: rawMessageBytes } : undefined;
+  return { timeout, spin, uids, signal, raw };
 }
 
 interface OwnPool {
@@ -64,6 +86,21 @@ function poolFor(options: ConnectOptions): OwnPool {
   return { core: coreOf(pool), done: () => void pool.close() };
 }
 
+function open(core: PoolCore, to: Address, settings: ConnectSettings): Promise<Transport> {
+  if (to.transport === "shm") {
+    noRaw(to, settings);
+    return connectShm(core, to.name, to.text, settings);
+  }
+  return connectRdma(core, to, settings);
+}
+
+function noRaw(to: Address, { raw }: ConnectSettings): void {
+  if (!raw) return;
+  throw new MoatError("INVALID_ARGUMENT", `the protocol "raw" for ${to.text}`, {
+    hint: "it is for rdma://",
+  });
+}
+
 /**
  * Connects to a listener.
  *
@@ -72,18 +109,19 @@ function poolFor(options: ConnectOptions): OwnPool {
  * await using channel = await connect("shm://files", { pool });
  * ```
  *
- * @param address `shm://name`, or `shm:///absolute/path` of a socket
+ * @param address `shm://name`, or `shm:///absolute/path` of a socket; or `rdma://host:port`
  * @throws {MoatError} `INVALID_ARGUMENT`, `CONNECTION_REFUSED`, `PERMISSION_DENIED`, `TIMED_OUT`, `PEER_LOST`
- * or `PEER_PROTOCOL`; or `signal.reason`.
+ * or `PEER_PROTOCOL`; for `rdma://` also `LIBRARY_NOT_FOUND`, `NO_DEVICE`, `UNREACHABLE` and `VERB_FAILED`;
+ * or `signal.reason`.
  */
 export async function connect(address: string, options: ConnectOptions = {}): Promise<Channel> {
-  const { name, text } = parseAddress(address);
+  const parsed = parseAddress(address);
   const { spin, ...rest } = settings(options);
   rest.signal?.throwIfAborted();
   const { core, done } = poolFor(options);
   reactor().hold(1);
   try {
-    const transport = await connectShm(core, name, text, rest);
+    const transport = await open(core, parsed, rest);
     return makeChannel(core, transport, spin, done);
   } catch (error) {
     done();
@@ -102,22 +140,33 @@ export async function connect(address: string, options: ConnectOptions = {}): Pr
  * for await (const channel of listener) serve(channel);
  * ```
  *
- * @param address `shm://name`, or `shm:///absolute/path` of a socket
- * @throws {MoatError} `INVALID_ARGUMENT`, `ADDRESS_IN_USE` or `PERMISSION_DENIED`
+ * @param address `shm://name`, or `shm:///absolute/path` of a socket; or `rdma://host:port`, where an empty host
+ * means every address, and port 0 a free one: see {@linkcode Listener.address}
+ * @throws {MoatError} `INVALID_ARGUMENT`, `ADDRESS_IN_USE`, `LIBRARY_NOT_FOUND`, `NO_DEVICE` or `PERMISSION_DENIED`
  */
 export function listen(address: string, options: ConnectOptions = {}): Promise<Listener> {
-  return Promise.resolve().then(() => {
+  return Promise.resolve().then(async () => {
     const parsed = parseAddress(address), { spin, ...rest } = settings(options);
     rest.signal?.throwIfAborted();
     const own = poolFor(options);
     try {
-      const inner = new ShmListener(own.core, parsed.name, parsed.text, rest);
-      return make(own.core, inner, parsed.text, spin, own.done);
+      const inner = await acceptor(own.core, parsed, rest);
+      return make(own.core, inner, inner.address, spin, own.done);
     } catch (error) {
       own.done();
       throw error;
     }
   });
+}
+
+function acceptor(
+  core: PoolCore,
+  at: Address,
+  settings: ConnectSettings,
+): Acceptor | Promise<Acceptor> {
+  if (at.transport === "rdma") return RdmaListener.open(core, at, settings);
+  noRaw(at, settings);
+  return new ShmListener(core, at.name, at.text, settings);
 }
 
 interface Waiter {
@@ -128,7 +177,7 @@ interface Waiter {
 
 let make: (
   core: PoolCore,
-  inner: ShmListener,
+  inner: Acceptor,
   address: string,
   spin: number,
   done: () => void,
@@ -139,7 +188,7 @@ export class Listener implements AsyncDisposable, AsyncIterable<Channel> {
   /** The address it listens at. */
   readonly address: string;
   readonly #core: PoolCore;
-  readonly #inner: ShmListener;
+  readonly #inner: Acceptor;
   readonly #spin: number;
   readonly #done: () => void;
   readonly #waiters: Waiter[] = [];
@@ -152,7 +201,7 @@ export class Listener implements AsyncDisposable, AsyncIterable<Channel> {
 
   private constructor(
     core: PoolCore,
-    inner: ShmListener,
+    inner: Acceptor,
     address: string,
     spin: number,
     done: () => void,

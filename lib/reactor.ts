@@ -94,7 +94,7 @@ class Reactor {
   readonly #turn = (): void => {
     let busy = false;
     for (let i = 0; i < POLLS_PER_TURN && !busy; i++) {
-      for (const source of this.#awake) busy = source.poll() || busy;
+      for (const source of this.#awake) busy = look(source) || busy;
     }
     const now = performance.now();
     if (busy) this.#lastEvent = now;
@@ -117,6 +117,19 @@ class Reactor {
       clearInterval(this.#timer);
       this.#timer = undefined;
     }
+  }
+}
+
+// What a source throws is a bug of ours; it ends the program, or reaches its handler of uncaught errors, but
+// must not stop the loop that all others depend on.
+function look(source: Source): boolean {
+  try {
+    return source.poll();
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error;
+    });
+    return false;
   }
 }
 

@@ -11,7 +11,9 @@ export interface Arrival {
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** True if the bytes were copied and nothing has to be released. */
   readonly copied: boolean;
-  /** Ends the reading: the sender may use the pages again. The view has been detached before. */
+  /** True if {@linkcode release} detaches the view itself. */
+  readonly detaches?: boolean;
+  /** Ends the reading: the pages may be used again. The view has been detached before. */
   release(escaped: boolean): void;
 }
 
@@ -60,9 +62,36 @@ export interface Transport {
   busy(): boolean;
   /** Says goodbye to the peer. */
   end(abort: boolean): void;
-  /** Gives everything back. Nothing may be under way. */
-  destroy(): void;
+  /** Gives everything back, at once or soon. Nothing may be under way. */
+  destroy(): void | Promise<void>;
+  /** Why the connection was lost, if more is known than that. */
+  failure?(): unknown;
   /** The descriptor to watch, and the connection's number for the doorbell. */
   readonly fd: number;
   readonly conn: number;
+}
+
+/** What a listener needs of a transport. */
+export interface Acceptor {
+  /** Where it listens. */
+  readonly address: string;
+  /** Called when a connection is ready, or when no more can be made. */
+  onready: () => void;
+  /** Why no more connections can be made. */
+  error: unknown;
+  /** A connection that is ready. */
+  take(): Transport | undefined;
+  /** Stops listening; connections that nobody took are ended. */
+  close(): Promise<void>;
+}
+
+/** How a connection is to be made. */
+export interface ConnectSettings {
+  /** Milliseconds for each phase. */
+  timeout: number;
+  signal: AbortSignal | undefined;
+  /** `shm://`: users besides our own that may be at the other end. */
+  uids: readonly number[];
+  /** `rdma://`: plain SEND and RECV, and how large the messages for `recv()` may be. */
+  raw: { messageBytes: number } | undefined;
 }

@@ -129,7 +129,7 @@ function start(
 }
 
 test("a receiver that waits for its sender ends when the demo is gone", async (t) => {
-  const { child, ended } = start(t, "receiver.ts", [freshAddress(), "4"]);
+  const { child, ended } = start(t, "receiver.ts", [freshAddress(), "4", "65536"]);
   await once(child.stdout!, "data"); // it listens
   child.stdin!.end();
   assert.deepEqual(await ended, [1, ""]);

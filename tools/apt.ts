@@ -39,15 +39,24 @@ export function ensurePackages(packages: string[]): void {
   const prefix = privilege();
   if (prefix === null || run("apt-get", ["--version"]).status !== 0) throw new Error(advice);
 
-  const aptGet = (args: string[]): { status: number | null; output: string } => {
-    const command = [...prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", ...args];
-    return run(command[0]!, command.slice(1));
-  };
   console.log(`installing ${missing.join(" ")}`);
   // A failed update may still leave usable package lists: only the install decides.
-  const update = aptGet(["update"]);
-  const { status, output } = aptGet(install);
+  const update = aptGet(prefix, ["update"]);
+  const { status, output } = aptGet(prefix, install);
   if (status !== 0) throw new Error(`${update.output}${output}\n${advice}`);
+}
+
+/** Asks apt-get for the current package lists; what went wrong, or null. */
+export function updatePackageLists(): string | null {
+  const prefix = privilege();
+  if (prefix === null) return "update the package lists with:\n  sudo apt-get update";
+  const { status, output } = aptGet(prefix, ["update"]);
+  return status === 0 ? null : output;
+}
+
+function aptGet(prefix: string[], args: string[]): { status: number | null; output: string } {
+  const command = [...prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", ...args];
+  return run(command[0]!, command.slice(1));
 }
 
 function isInstalled(name: string): boolean {

@@ -3,12 +3,13 @@
  *
  * It gets what is missing (Bun, Debian packages), runs the static checks, verifies that the
  * helper's modules are what its sources build to, and runs every `tests/**` file named
- * `*_test.ts` under Deno and under Bun, one process per file and runtime. Each static check counts
- * as one test. The last line is `N passed, N failed`, and the exit status is 1 if anything failed.
+ * `*_test.ts` under Deno and under Bun, one process per file and runtime; those in `tests/vm` run
+ * in a VM that has a soft-RoCE device. Each static check counts as one test. The last line is `N passed, N failed`, and the exit status is 1 if anything failed.
  *
  *     --only TEXT        only the checks and test files with TEXT in their names
  *     --runtime NAME     only under this runtime, deno or bun
  *     --no-checks        no checks, only the test files
+ *     --vm               only the test files that run in the VM
  *     --static           only the static checks
  *     --soak             long forms of the tests (MOAT_SOAK=1)
  *
@@ -18,14 +19,15 @@
  * @module
  */
 import { fileURLToPath } from "node:url";
-import { parseArgs, stripVTControlCharacters } from "node:util";
+import { parseArgs } from "node:util";
 import { ensurePackages, run } from "./apt.ts";
 import { targets } from "./build_helper.ts";
 import { parseResult, type Runtime, type Skip } from "./test_output.ts";
+import { type Finished, groups, killGroup, MINUTE, runGroup } from "./test_process.ts";
+import { runInVm, VM_TESTS } from "./test_vm.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const BUN_VERSION = "1.4.5";
-const MINUTE = 60_000;
 
 /** What the tests need beside the helper's compilers: to run programs for the other machine. */
 const PACKAGES = [
@@ -50,82 +52,6 @@ const CHECKS: Record<string, string[]> = {
 /** What is passed on to the tests, so that their results do not depend on who runs them. */
 const PASSED_ON =
   /^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|CI|DENO_DIR|XDG_.*|LD_LIBRARY_PATH|MOAT_.*)$/;
-
-interface Finished {
-  stdout: string;
-  stderr: string;
-  /** Both, in the order of arrival. */
-  output: string;
-  /** Why the process is not to be called a success, if so. */
-  fault: string | null;
-  milliseconds: number;
-}
-
-/** Process groups that are running. */
-const groups = new Set<number>();
-
-/** Runs a command in a process group of its own, of which nothing is left when it returns. */
-async function runGroup(
-  command: string[],
-  env: Record<string, string>,
-  limit: number,
-): Promise<Finished> {
-  const start = performance.now();
-  const child = new Deno.Command(command[0]!, {
-    args: command.slice(1),
-    cwd: ROOT,
-    env,
-    clearEnv: true,
-    stdin: "null",
-    stdout: "piped",
-    stderr: "piped",
-    detached: true,
-  }).spawn();
-  groups.add(child.pid);
-
-  const texts = { stdout: "", stderr: "", output: "" };
-  const collect = async (name: "stdout" | "stderr"): Promise<void> => {
-    for await (const text of child[name].pipeThrough(new TextDecoderStream())) {
-      texts[name] += text;
-      texts.output += text;
-    }
-  };
-  const collected = Promise.all([collect("stdout"), collect("stderr")]);
-
-  let timedOut = false;
-  const timer = setTimeout(() => {
-    timedOut = true;
-    killGroup(child.pid);
-  }, limit);
-  const status = await child.status;
-  clearTimeout(timer);
-  killGroup(child.pid);
-  groups.delete(child.pid);
-  // A process that left the group may still hold the pipes open: then what there is must do.
-  await Promise.race([collected, new Promise((done) => setTimeout(done, 2000))]);
-
-  return {
-    stdout: stripVTControlCharacters(texts.stdout),
-    stderr: stripVTControlCharacters(texts.stderr),
-    output: texts.output,
-    fault: timedOut
-      ? `killed after ${limit / MINUTE} minutes`
-      : status.signal !== null
-      ? `crashed with ${status.signal}`
-      : status.code !== 0
-      ? `exited with status ${status.code}`
-      : null,
-    milliseconds: performance.now() - start,
-  };
-}
-
-function killGroup(pid: number): void {
-  try {
-    Deno.kill(-pid, "SIGKILL");
-  } catch {
-    // The group is gone already.
-  }
-}
 
 /** Totals, and what is to be said once more at the end. */
 const totals = { passed: 0, failed: 0 };
@@ -184,14 +110,8 @@ async function runCheck(name: string, env: Record<string, string>): Promise<void
   }, finished);
 }
 
-async function runTestFile(
-  runtime: Runtime,
-  file: string,
-  command: string[],
-  env: Record<string, string>,
-  limit: number,
-): Promise<void> {
-  const finished = await runGroup([...command, `./${file}`], env, limit);
+/** Reports what a runtime made of a test file. */
+function reportFile(runtime: Runtime, file: string, finished: Finished, where = ""): void {
   const result = parseResult(runtime, finished.stdout, finished.stderr);
   const problems: string[] = [];
   if (finished.fault !== null) problems.push(finished.fault);
@@ -199,7 +119,7 @@ async function runTestFile(
   else if (result.passed + result.failed + result.skipped.length === 0) {
     problems.push("has no test");
   }
-  report(`${runtime} ${file}`, {
+  report(`${where}${runtime} ${file}`, {
     passed: result?.passed ?? 0,
     failed: result?.failed ?? 0,
     skipped: result?.skipped ?? [],
@@ -244,6 +164,7 @@ async function main(): Promise<void> {
       only: { type: "string", default: "" },
       runtime: { type: "string" },
       "no-checks": { type: "boolean", default: false },
+      vm: { type: "boolean", default: false },
       static: { type: "boolean", default: false },
       soak: { type: "boolean", default: false },
     },
@@ -257,10 +178,15 @@ async function main(): Promise<void> {
   }
   if (options.soak) env["MOAT_SOAK"] = "1";
 
-  const checks = Object.keys(options.static ? STATIC_CHECKS : options["no-checks"] ? {} : CHECKS)
+  const noChecks = options["no-checks"] || options.vm;
+  const checks = Object.keys(options.static ? STATIC_CHECKS : noChecks ? {} : CHECKS)
     .filter((name) => name.includes(options.only));
-  const files = options.static ? [] : testFiles().filter((file) => file.includes(options.only));
-  if (checks.length + files.length === 0) throw new Error("there is nothing to run");
+  const found = options.static ? [] : testFiles().filter((file) => file.includes(options.only));
+  const vmFiles = found.filter((file) => file.startsWith(VM_TESTS));
+  const files = options.vm ? [] : found.filter((file) => !file.startsWith(VM_TESTS));
+  if (checks.length + files.length + vmFiles.length === 0) {
+    throw new Error("there is nothing to run");
+  }
 
   if (!options.static) {
     ensurePackages(PACKAGES);
@@ -276,9 +202,18 @@ async function main(): Promise<void> {
   };
   for (const file of files) {
     for (const runtime of runtimes) {
-      await runTestFile(runtime, file, commands[runtime], env, limit);
+      const finished = await runGroup([...commands[runtime], `./${file}`], env, limit);
+      reportFile(runtime, file, finished);
     }
   }
+  // Checking the types is slow there, and is a check of its own.
+  commands.deno.push("--no-check");
+  const jobs = vmFiles.flatMap((file) =>
+    runtimes.map((runtime) => ({ runtime, file, command: [...commands[runtime], `./${file}`] }))
+  );
+  await runInVm(jobs, env, options.soak, ({ runtime, file }, finished) => {
+    reportFile(runtime, file, finished, "vm ");
+  });
 }
 
 for (const signal of ["SIGINT", "SIGTERM"] as const) {

@@ -9,8 +9,8 @@ import process from "node:process";
 
 /** What the receiver prints, one JSON object a line. */
 export interface ReceiverLine {
-  /** It listens: the sender may connect. */
-  ready?: true;
+  /** Where it listens: the sender may connect. */
+  listening?: string;
   /** Bytes hashed so far. */
   received?: number;
   /** The last line. */

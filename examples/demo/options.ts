@@ -11,11 +11,12 @@ import type { RuntimeName } from "./runtimes.ts";
 
 const GUARDS: readonly Guard[] = ["auto", "cow", "wait", "move", "copy", "none"];
 const RUNTIMES: readonly RuntimeName[] = ["deno", "bun"];
+const TRANSPORTS = ["shm", "rdma"] as const;
 const LARGEST = 64 << 20;
 
 /** What `--help` prints. */
 export const HELP =
-  `Sends a file from one process to another over shared memory. The sender overwrites
+  `Sends a file from one process to another, over shared memory or RDMA. The sender overwrites
 each buffer as soon as send() has returned, while the receiver has yet to read it.
 Done with a guard, the file arrives intact; done without, it does not.
 
@@ -23,6 +24,8 @@ Done with a guard, the file arrives intact; done without, it does not.
 
     --file PATH           the file to send (the runtime's own executable)
     --size BYTES          of a message, at most 64m; k and m stand for KiB and MiB (1m)
+    --transport NAME      shm, or rdma, which needs a device: deno task vm -- deno task demo
+                          --transport rdma runs it where there is one (shm)
     --guard GUARD         ${GUARDS.join(", ")} (cow)
     --runtimes SEND,RECV  deno or bun for the sender and the receiver (deno,bun)
     --help                this text
@@ -32,6 +35,9 @@ MOAT_BUN name others, as JSON arrays of a command's words. The exit status is 1 
 and 2 if an option is wrong.
 `;
 
+/** How the file travels. */
+export type Transport = typeof TRANSPORTS[number];
+
 /** The options, checked. */
 export interface Options {
   file: string;
@@ -40,6 +46,7 @@ export interface Options {
   /** Of a message, in bytes. */
   size: number;
   guard: Guard;
+  transport: Transport;
   /** Of the sender and of the receiver; undefined if it was not said. */
   runtimes: [RuntimeName, RuntimeName] | undefined;
 }
@@ -64,6 +71,7 @@ export function parseOptions(args: string[]): Options | undefined {
     fileSize: checkFile(file),
     size: parseSize(values.size),
     guard: oneOf(GUARDS, values.guard, "--guard"),
+    transport: oneOf(TRANSPORTS, values.transport, "--transport"),
     runtimes: parseRuntimes(values.runtimes),
   };
 }
@@ -72,6 +80,7 @@ interface Values {
   file?: string | undefined;
   size: string;
   guard: string;
+  transport: string;
   runtimes?: string | undefined;
   help: boolean;
 }
@@ -84,6 +93,7 @@ function parse(args: string[]): Values {
         file: { type: "string" },
         size: { type: "string", default: "1m" },
         guard: { type: "string", default: "cow" },
+        transport: { type: "string", default: "shm" },
         runtimes: { type: "string" },
         help: { type: "boolean", default: false },
       },

@@ -1,9 +1,11 @@
 /**
- * The demo's receiver: hashes a file that arrives in messages, in the sender's own pages.
+ * The demo's receiver: hashes a file that arrives in messages: over shared memory in the sender's own pages,
+ * over RDMA in pages of its pool.
  *
- *     deno run --allow-ffi examples/demo/receiver.ts ADDRESS BEHIND
+ *     deno run --allow-ffi examples/demo/receiver.ts ADDRESS BEHIND SIZE
  *
- * BEHIND is how many messages it lets pass before it looks at one. Needs a sender, see sender.ts.
+ * BEHIND is how many messages it lets pass before it looks at one, SIZE what a message has at most in bytes.
+ * Needs a sender, see sender.ts.
  *
  * @module
  */
@@ -12,16 +14,18 @@ import process from "node:process";
 import { type Channel, listen, type Message, Pool } from "../../mod.ts";
 import { endWithParent, tell } from "./child.ts";
 
-const [address = "", behindText] = process.argv.slice(2);
-const behind = Number(behindText);
+const [address = "", behindText, sizeText] = process.argv.slice(2);
+const behind = Number(behindText), size = Number(sizeText);
 
 endWithParent();
 await receive();
 process.exit(0);
 
 async function receive(): Promise<void> {
-  // Messages are read where they lie, in the sender's pool: this one is only for what would be sent back.
-  await using pool = Pool.create({ bytes: 1 << 20 });
+  // Over shared memory messages are read where they lie, in the sender's pool: this one is then only for what
+  // would be sent back. Over RDMA they come here: those that wait to be looked at, and one more that arrives.
+  const room = (behind + 2) * Math.ceil(size / (2 << 20)) * (2 << 20);
+  await using pool = Pool.create({ bytes: address.startsWith("shm:") ? 1 << 20 : room });
   await using channel = await acceptOne(pool);
 
   const start = performance.now(), hash = createHash("sha256");
@@ -62,6 +66,6 @@ async function receive(): Promise<void> {
 
 async function acceptOne(pool: Pool): Promise<Channel> {
   await using listener = await listen(address, { pool });
-  tell({ ready: true });
+  tell({ listening: listener.address });
   return await listener.accept();
 }

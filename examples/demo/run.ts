@@ -9,7 +9,9 @@ import process from "node:process";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import type { Guard } from "../../mod.ts";
+import { openDevice } from "../../lib/verbs/mod.ts";
 import type { ReceiverLine, ReceiverReport, SenderLine, SenderReport } from "./child.ts";
+import type { Transport } from "./options.ts";
 import type { Runtime } from "./runtimes.ts";
 
 /** What a run is to do. */
@@ -20,6 +22,7 @@ export interface Run {
   /** Of a message, in bytes. */
   size: number;
   guard: Guard;
+  transport: Transport;
   /** Whether the sender overwrites its buffers while they are in flight. */
   overwrite: boolean;
   sender: Runtime;
@@ -69,22 +72,24 @@ export async function runPair(run: Run): Promise<Outcome> {
 }
 
 async function transfer(run: Run): Promise<Outcome> {
-  const address = `shm://moat-demo-${process.pid}-${++runs}`;
+  const listenAt = run.transport === "shm"
+    ? `shm://moat-demo-${process.pid}-${++runs}`
+    : `rdma://${deviceAddress()}:0`;
   // With "wait" the sender stands still at its first write until the message has been released: a receiver
   // that lets others pass first would wait for them in vain.
   const behind = run.guard === "wait" ? 0 : BEHIND;
-  const listening = Promise.withResolvers<void>();
+  const listening = Promise.withResolvers<string>();
   const receiving = start<ReceiverReport, ReceiverLine>(
     "receiver",
     run.receiver,
     ["--allow-ffi"],
-    [address, String(behind)],
+    [listenAt, String(behind), String(run.size)],
     (line) => {
-      if (line.ready) listening.resolve();
+      if (line.listening !== undefined) listening.resolve(line.listening);
       if (line.received !== undefined) run.onProgress(line.received);
     },
   );
-  await Promise.race([listening.promise, receiving]);
+  const address = await Promise.race([listening.promise, receiving.then(() => "")]);
   // Relative, because Deno's spawn takes an argument that is its own path for a command of its own.
   const file = relative("", run.file);
   const sending = start<SenderReport, SenderLine>(
@@ -95,6 +100,14 @@ async function transfer(run: Run): Promise<Outcome> {
   );
   const [received, sent] = await Promise.all([receiving, sending]);
   return { received, sent };
+}
+
+// The address of the first RDMA device.
+function deviceAddress(): string {
+  using device = openDevice();
+  const gid = device.preferredGid()?.gid;
+  if (gid === undefined) throw new Error(`${device.deviceName} has no address`);
+  return gid.startsWith("::ffff:") ? gid.slice(7) : `[${gid}]`;
 }
 
 // Runs one of the programs to its end, and resolves with what it reported.

@@ -84,6 +84,7 @@ export class PoolCore {
   #busy = 0;
   #idle: (() => void)[] = [];
   #closed = false;
+  readonly #closers: (() => void)[] = [];
   /** Somebody outside may still look at the window: keep its addresses reserved after close. */
   keepAddresses = false;
   onFault: ((fault: Fault) => void) | undefined;
@@ -415,11 +416,17 @@ export class PoolCore {
       : new Promise((resolve) => this.#idle.push(resolve));
   }
 
+  /** Has a function called when the pool is closed, before its memory is unmapped. */
+  onClose(fn: () => void): void {
+    this.#closers.push(fn);
+  }
+
   /** Detaches every view and unmaps the memory. No operation may be in flight. */
   destroy(): void {
     if (this.#closed) return;
     for (const state of this.#live) if (!state.freed) this.retire(state);
     this.#closed = true;
+    for (const fn of this.#closers.splice(0)) fn();
     (this.#faultRing.buffer as ArrayBuffer).transfer(0);
     this.helper.moat_pool_remove(this.index);
     const bytes = this.pages * this.pageSize;

@@ -7,6 +7,7 @@ import { MoatError } from "../../ffi/errors.ts";
 import { cString, libc } from "../../ffi/libc.ts";
 import type { PoolCore } from "../memory/core.ts";
 import { reactor, type Source } from "../reactor.ts";
+import type { Acceptor, ConnectSettings } from "../transport.ts";
 import { checkHello, hello, HELLO_SIZE } from "./hello.ts";
 import {
   acceptSocket,
@@ -19,15 +20,6 @@ import {
   socketPath,
 } from "./socket.ts";
 import { dropRing, makeRing, ShmTransport } from "./transport.ts";
-
-/** How a connection is to be made. */
-export interface ConnectSettings {
-  /** Milliseconds for the greetings. */
-  timeout: number;
-  signal: AbortSignal | undefined;
-  /** Users besides our own that may be at the other end. */
-  uids: readonly number[];
-}
 
 function checkUser(fd: number, where: string, uids: readonly number[]): void {
   const { uid } = peerCredentials(fd), own = libc().getuid();
@@ -123,11 +115,11 @@ export function connectShm(
 }
 
 /** A listening socket. */
-export class ShmListener implements Source {
+export class ShmListener implements Acceptor, Source {
   readonly #core: PoolCore;
   readonly #fd: number;
   readonly #path: string;
-  readonly #where: string;
+  readonly address: string;
   readonly #settings: ConnectSettings;
   readonly #ready: ShmTransport[] = [];
   readonly #greeting = new Set<Promise<void>>();
@@ -139,7 +131,7 @@ export class ShmListener implements Source {
   constructor(core: PoolCore, name: string, where: string, settings: ConnectSettings) {
     this.#core = core;
     this.#path = socketPath(name);
-    this.#where = where;
+    this.address = where;
     this.#settings = { ...settings, signal: this.#stop.signal };
     this.#fd = listenSocket(this.#path, settings.uids.length > 0);
     reactor().add(this, this.#fd, -1);
@@ -170,7 +162,7 @@ export class ShmListener implements Source {
 
   // A stranger that greets badly, or not at all, is none of the program's business; the next may be better.
   #welcome(fd: number): void {
-    const done = greet(this.#core, fd, this.#where, this.#settings).then((transport) => {
+    const done = greet(this.#core, fd, this.address, this.#settings).then((transport) => {
       if (this.#stop.signal.aborted) {
         transport.end(true);
         transport.destroy();

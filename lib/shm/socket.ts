@@ -73,7 +73,7 @@ export function connectSocket(path: string): number {
   if (error === C.EACCES) {
     throw new MoatError("PERMISSION_DENIED", `${path} may not be opened`, {
       errno: error,
-      hint: "the listener is another user's; see ListenOptions.uids",
+      hint: "the listener is another user's; see ConnectOptions.uids",
     });
   }
   if (error === C.EAGAIN) {

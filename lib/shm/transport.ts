@@ -7,24 +7,16 @@
  *
  * @module
  */
-import { MoatError, systemError } from "../../ffi/errors.ts";
+import { MoatError } from "../../ffi/errors.ts";
 import { C, checked, cString, libc, map, mapAligned } from "../../ffi/libc.ts";
-import { DESC, DESC_KIND, OP, OP_PARKED, RING } from "../../ffi/layout.ts";
+import { DESC, OP, RING } from "../../ffi/layout.ts";
 import { runtime } from "../../ffi/runtime.ts";
 import type { PoolCore } from "../memory/core.ts";
 import { Ranges } from "../memory/ranges.ts";
-import type { Arrival, Ended, Transport, TransportState } from "../transport.ts";
+import { NativeTransport, nothing } from "../native_transport.ts";
+import type { Arrival } from "../transport.ts";
 import type { Greeting } from "./hello.ts";
 import { peerCredentials } from "./socket.ts";
-
-const STATES: readonly TransportState[] = [
-  "open",
-  "ended",
-  "lost",
-  "broken",
-  "aborted",
-  "peer-aborted",
-];
 
 /** Our half of the memory of a connection. */
 export interface OwnRing {
@@ -60,26 +52,22 @@ export function dropRing(ring: OwnRing): void {
 }
 
 /** One `shm://` connection. */
-export class ShmTransport implements Transport {
+export class ShmTransport extends NativeTransport {
   readonly name = "shm";
   readonly peer: string;
   readonly eagerMax = RING.eagerMax;
   readonly fd: number;
-  readonly conn: number;
-  readonly #core: PoolCore;
   readonly #ring: OwnRing;
   readonly #greeting: Greeting;
   readonly #theirs: number;
   readonly #device: number;
   readonly #view: number;
   readonly #arena: Ranges;
-  readonly #report: DataView;
-  readonly #scratch: Uint8Array;
   #escaped = false;
 
   /** Maps what the peer offers. The descriptors are this object's from here on, also if it throws. */
   constructor(core: PoolCore, fd: number, ring: OwnRing, greeting: Greeting, address: string) {
-    this.#core = core;
+    super(core);
     this.fd = fd;
     this.#ring = ring;
     this.#greeting = greeting;
@@ -100,7 +88,7 @@ export class ShmTransport implements Transport {
       this.#view = mapped(bytes * 2, C.PROT_NONE, reserve, -1);
       map(bytes, C.PROT_READ, view | C.MAP_FIXED, greeting.poolFd, 0, this.#view);
       this.#arena = new Ranges(greeting.frames);
-      this.conn = core.helper.moat_shm_add(
+      const conn = core.helper.moat_shm_add(
         core.index,
         fd,
         greeting.poolFd,
@@ -112,7 +100,7 @@ export class ShmTransport implements Transport {
         greeting.frames,
         pid === libc().getpid() ? this.#threadOf(this.#theirs) : 0,
       );
-      if (this.conn < 0) throw systemError("adding a connection", -this.conn);
+      this.attach(conn, RING.eagerMax);
     } catch (error) {
       for (const step of undo.reverse()) step();
       dropRing(ring);
@@ -120,9 +108,6 @@ export class ShmTransport implements Transport {
       throw error;
     }
     keepBallast();
-    const report = core.helper.moat_conn_report(this.conn);
-    this.#report = new DataView(runtime().viewOf(report, OP.size * 2));
-    this.#scratch = new Uint8Array(RING.eagerMax);
   }
 
   #threadOf(ring: number): number {
@@ -132,65 +117,9 @@ export class ShmTransport implements Transport {
     return tid;
   }
 
-  eager(bytes: Uint8Array): number {
-    return this.#core.helper.moat_conn_eager(this.conn, bytes, bytes.byteLength);
-  }
-
-  send(op: number): void {
-    this.#core.helper.moat_conn_send(this.conn, op);
-  }
-
-  recv(op: number): void {
-    this.#core.helper.moat_conn_recv(this.conn, op);
-  }
-
-  cancel(op: number): void {
-    this.#core.helper.moat_conn_cancel(op);
-  }
-
-  take(spin: number): number {
-    return this.#core.helper.moat_conn_take(this.conn, spin);
-  }
-
-  next(): Ended | undefined {
-    const op = this.#core.helper.moat_conn_next(this.conn);
-    if (op < 0) return undefined;
-    return {
-      op,
-      status: this.#report.getInt32(OP.size + OP.status, true),
-      got: Number(this.#report.getBigUint64(OP.size + OP.got, true)),
-    };
-  }
-
-  taken(): Arrival {
-    return this.#open(-1, 0);
-  }
-
-  arrived(op: number): Arrival {
-    return this.#open(op, OP.size);
-  }
-
-  state(): TransportState {
-    return STATES[this.#core.helper.moat_conn_state(this.conn)] ?? "aborted";
-  }
-
-  arm(): boolean {
-    return this.#core.helper.moat_conn_arm(this.conn) === 1;
-  }
-
-  busy(): boolean {
-    return this.#core.helper.moat_conn_busy(this.conn) > 0;
-  }
-
-  end(abort: boolean): void {
-    this.#core.helper.moat_conn_end(this.conn, abort ? 1 : 0);
-  }
-
   destroy(): void {
-    const r = this.#core.helper.moat_conn_remove(this.conn);
-    if (r < 0) throw systemError("removing a connection", -r);
-    const bytes = this.#greeting.frames * this.#core.pageSize;
-    (this.#report.buffer as ArrayBuffer).transfer(0);
+    this.detach();
+    const bytes = this.#greeting.frames * this.core.pageSize;
     if (this.#escaped) {
       const flags = C.MAP_PRIVATE | C.MAP_ANONYMOUS | C.MAP_NORESERVE | C.MAP_FIXED;
       map(bytes * 2, C.PROT_READ | C.PROT_WRITE, flags, -1, 0, this.#view);
@@ -203,27 +132,16 @@ export class ShmTransport implements Transport {
     for (const fd of [this.fd, this.#greeting.poolFd, this.#greeting.ringFd]) libc().close(fd);
   }
 
-  // Opens the message described at `at` of the report: that of operation `op`, or the one taken (-1).
-  #open(op: number, at: number): Arrival {
-    const report = this.#report, helper = this.#core.helper, counters = this.#core.counters;
+  protected open(op: number, at: number): Arrival {
+    const copy = this.copyOf(op, at);
+    if (copy) return copy;
+    const { report } = this, { helper, counters } = this.core;
     const length = Number(report.getBigUint64(at + OP.got, true));
     counters.bytesReceived += length;
-    const kind = report.getUint32(at + OP.desc + DESC.kind, true);
-    const parked = (report.getUint16(at + OP.flags, true) & OP_PARKED) !== 0;
-    if (parked || kind === DESC_KIND.eager) {
-      counters.bytesCopiedIn += length;
-      if (length <= 256) { // a fresh array of its own costs more than a slice of one that is there
-        this.#copy(op, parked, this.#scratch);
-        return { bytes: this.#scratch.slice(0, length), copied: true, release: nothing };
-      }
-      const bytes = new Uint8Array(length);
-      this.#copy(op, parked, bytes);
-      return { bytes, copied: true, release: nothing };
-    }
     const id = report.getUint32(at + OP.desc + DESC.id, true);
     const runs = report.getUint32(at + OP.desc + DESC.nruns, true);
     const offset = report.getUint32(at + OP.desc + DESC.off, true);
-    const pages = Math.ceil((offset + length) / this.#core.pageSize);
+    const pages = Math.ceil((offset + length) / this.core.pageSize);
     let page = -1, address = helper.moat_msg_in_place(this.conn, op);
     if (address > 0) {
       page = report.getUint32(at + OP.desc + DESC.runs, true);
@@ -273,19 +191,11 @@ export class ShmTransport implements Transport {
       { cause, hint: "send it in pieces" },
     );
   }
-
-  #copy(op: number, parked: boolean, to: Uint8Array): void {
-    const helper = this.#core.helper;
-    if (parked) helper.moat_msg_unpark(op, to);
-    else helper.moat_msg_copy(this.conn, op, to);
-  }
 }
 
 // Mapping a run costs as much as copying this many pages (3 us against 0.15 us, measured on a Xeon), so a
 // message of many short runs is copied.
 const RUN_COST = 16;
-
-function nothing(): void {}
 
 // Bun collects garbage after so many declared bytes, which a view of a message counts for without using any:
 // every 15 messages of 1 MiB. The limit grows with what is alive, so one view of 64 MiB that stays, of addresses

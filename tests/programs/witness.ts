@@ -1,8 +1,9 @@
 /**
  * Says what it received: the SHA-256 of messages that it looks at late.
  *
- *     witness.ts ADDRESS
+ *     witness.ts ADDRESS [BYTES]
  *
+ * BYTES is the size of its pool: over rdma:// messages come there.
  * It is sent an {@linkcode Order}, then the messages; a message more says that it may look at them. It
  * answers with an {@linkcode Answer} on the channel.
  *
@@ -27,7 +28,7 @@ export interface Answer {
   sha256: string[];
 }
 
-const pool = Pool.create({ bytes: 1 << 20 });
+const pool = Pool.create({ bytes: Number(process.argv[3] ?? 1 << 20) });
 const channel = await connect(process.argv[2]!, { pool });
 
 for (let order; (order = await channel.recv());) {

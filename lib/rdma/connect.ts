@@ -1,0 +1,184 @@
+/**
+ * Listening and connecting over `rdma://`.
+ *
+ * @module
+ */
+import { MoatError } from "../../ffi/errors.ts";
+import type { RdmaAddress } from "../address.ts";
+import type { PoolCore } from "../memory/core.ts";
+import type { Acceptor, ConnectSettings } from "../transport.ts";
+import { CmId, type ConnectRequest } from "../verbs/cm_id.ts";
+import { formatAddress, numericHost } from "../verbs/socket_address.ts";
+import { Endpoint, READ_DEPTH } from "./endpoint.ts";
+import { decodeHello, encodeHello, type Hello, processId } from "./hello.ts";
+import { RdmaTransport } from "./transport.ts";
+
+// The local acknowledgement timeout is 4.096 us x 2^16, about 0.27 s, and seven retries: a peer that is gone is
+// noticed after some 2 s.
+const ACK_TIMEOUT = 16;
+const RETRIES = 7; // for ever, of RNR: a receiver that is behind is waited for
+const PARAMETERS = {
+  responderResources: READ_DEPTH,
+  initiatorDepth: READ_DEPTH,
+  retryCount: RETRIES,
+  rnrRetryCount: RETRIES,
+};
+const BACKLOG = 128;
+
+// What we say of ourselves.
+function own(core: PoolCore, endpoint: Endpoint): Uint8Array {
+  const hello: Hello = {
+    base: core.device,
+    rkey: endpoint.device.mr.rkey,
+    frames: core.frames,
+    pageSize: core.pageSize,
+    thread: core.helper.moat_thread_id(),
+    process: processId(),
+  };
+  return encodeHello(hello);
+}
+
+/** Connects to a listener. */
+export async function connectRdma(
+  core: PoolCore,
+  to: RdmaAddress,
+  settings: ConnectSettings,
+): Promise<RdmaTransport> {
+  if (to.host === "" || to.port === 0) {
+    throw new MoatError("INVALID_ARGUMENT", `${to.text} is no address to connect to`, {
+      hint: 'name a host and a port, for example "rdma://10.0.0.1:7471"',
+    });
+  }
+  const { timeout, signal, raw } = settings, limits = { timeout, ...(signal ? { signal } : {}) };
+  const id = CmId.create();
+  let endpoint: Endpoint | undefined, transport: RdmaTransport | undefined;
+  try {
+    await id.resolveAddr(to.host, to.port, limits);
+    id.setAckTimeout(ACK_TIMEOUT);
+    await id.resolveRoute(limits);
+    core.assertOpen();
+    endpoint = new Endpoint(core, id, raw !== undefined);
+    transport = new RdmaTransport(core, endpoint, to.text, raw);
+    const privateData = raw ? undefined : own(core, endpoint);
+    const answer = await id.connect({
+      ...PARAMETERS,
+      ...limits,
+      ...(privateData ? { privateData } : {}),
+    });
+    transport.begin(raw ? undefined : decodeHello(answer.privateData, to.text, core.pageSize));
+    return transport;
+  } catch (error) {
+    if (transport) await transport.giveUp();
+    else if (endpoint) endpoint.close(0);
+    else id.close();
+    throw error;
+  }
+}
+
+/** A listening id. */
+export class RdmaListener implements Acceptor {
+  readonly address: string;
+  readonly #core: PoolCore;
+  readonly #id: CmId;
+  readonly #settings: ConnectSettings;
+  readonly #ready: RdmaTransport[] = [];
+  readonly #greeting = new Set<Promise<void>>();
+  readonly #stop = new AbortController();
+  onready: () => void = () => {};
+  error: unknown;
+
+  /** Listens. */
+  static async open(
+    core: PoolCore,
+    at: RdmaAddress,
+    settings: ConnectSettings,
+  ): Promise<RdmaListener> {
+    const host = at.host === "" ? "" : await numericHost(at.host);
+    const id = CmId.create();
+    try {
+      id.bind(host, at.port);
+      id.listen(BACKLOG);
+    } catch (error) {
+      id.close();
+      throw error;
+    }
+    return new RdmaListener(core, id, at, settings);
+  }
+
+  private constructor(core: PoolCore, id: CmId, at: RdmaAddress, settings: ConnectSettings) {
+    this.#core = core;
+    this.#id = id;
+    this.#settings = settings;
+    const host = at.host.includes(":") ? `[${at.host}]` : at.host;
+    this.address = `rdma://${host}:${id.localAddress?.port ?? at.port}`;
+    void this.#serve();
+  }
+
+  /** A connection that has been made. */
+  take(): RdmaTransport | undefined {
+    return this.#ready.shift();
+  }
+
+  // Requests come until the id is closed.
+  async #serve(): Promise<void> {
+    for await (const request of this.#id.requests) this.#welcome(request);
+  }
+
+  // A stranger that greets badly is none of the program's business; the next may be better.
+  #welcome(request: ConnectRequest): void {
+    const done = this.#accept(request).then(async (transport) => {
+      if (!transport) return;
+      if (this.#stop.signal.aborted) {
+        await transport.giveUp();
+        return;
+      }
+      this.#ready.push(transport);
+      this.onready();
+    }, () => {}).finally(() => this.#greeting.delete(done));
+    this.#greeting.add(done);
+  }
+
+  async #accept(request: ConnectRequest): Promise<RdmaTransport | undefined> {
+    const { id, privateData } = request, { raw, timeout } = this.#settings;
+    const from = id.peerAddress;
+    const peer = `${this.address} (from ${from ? formatAddress(from) : "somewhere"})`;
+    let hello: Hello | undefined;
+    if (!raw) {
+      try {
+        this.#core.assertOpen();
+        hello = decodeHello(privateData, peer, this.#core.pageSize);
+      } catch (error) {
+        id.reject(new TextEncoder().encode((error as Error).message.slice(0, 140)));
+        id.close();
+        return undefined;
+      }
+    }
+    const endpoint = new Endpoint(this.#core, id, raw !== undefined);
+    let transport: RdmaTransport | undefined;
+    try {
+      id.setAckTimeout(ACK_TIMEOUT);
+      transport = new RdmaTransport(this.#core, endpoint, peer, raw);
+      await id.accept({
+        ...PARAMETERS,
+        responderResources: Math.min(READ_DEPTH, request.initiatorDepth),
+        initiatorDepth: Math.min(READ_DEPTH, request.responderResources),
+        timeout,
+        ...(raw ? {} : { privateData: own(this.#core, endpoint) }),
+      });
+      transport.begin(hello);
+      return transport;
+    } catch (error) {
+      if (transport) await transport.giveUp();
+      else endpoint.close(0);
+      throw error;
+    }
+  }
+
+  /** Stops listening; connections that nobody took are ended. */
+  async close(): Promise<void> {
+    this.#stop.abort();
+    this.#id.close();
+    await Promise.all(this.#greeting);
+    await Promise.all(this.#ready.splice(0).map((transport) => transport.giveUp()));
+  }
+}

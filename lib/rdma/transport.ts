@@ -1,0 +1,183 @@
+/**
+ * The transport over verbs: one connection. The protocol is in ffi/helper/rdma.c; here are what it needs of
+ * libibverbs and librdmacm, places for large messages, and the end.
+ *
+ * @module
+ */
+import { MoatError } from "../../ffi/errors.ts";
+import { RDMA_QUERY } from "../../ffi/helper.ts";
+import { OP } from "../../ffi/layout.ts";
+import { type PoolCore, type Region, resolveData } from "../memory/core.ts";
+import type { PoolBuffer } from "../memory/buffer.ts";
+import { DONE, NativeTransport } from "../native_transport.ts";
+import type { Arrival, Ended } from "../transport.ts";
+import type { Endpoint } from "./endpoint.ts";
+import { type Hello, threadHere } from "./hello.ts";
+
+const ECANCELED = 125;
+
+/** Bytes of the largest message that is copied through a slot (ffi/helper/rdma.h). */
+const EAGER_MAX = 4096 - 24;
+const RAW_EAGER_MAX = 4096;
+
+/** Milliseconds a goodbye may take to arrive. */
+const FAREWELL = 2000;
+
+/** A message on its way into a buffer made for it, and the receive that waits for it. */
+interface Landing {
+  readonly take: number;
+  readonly buffer: PoolBuffer;
+  readonly region: Region;
+}
+
+/** One `rdma://` connection. */
+export class RdmaTransport extends NativeTransport {
+  readonly name = "rdma";
+  readonly peer: string;
+  readonly eagerMax: number;
+  readonly fd: number;
+  readonly #endpoint: Endpoint;
+  readonly #raw: { messageBytes: number } | undefined;
+  readonly #landings = new Map<number, Landing>();
+  readonly #landed = new Map<number, Landing>();
+  #failure: unknown;
+
+  /**
+   * Takes over an endpoint whose queue pair takes receives already.
+   *
+   * @param raw plain SEND and RECV, and how large the messages for `recv()` may be
+   */
+  constructor(
+    core: PoolCore,
+    endpoint: Endpoint,
+    peer: string,
+    raw: { messageBytes: number } | undefined,
+  ) {
+    super(core);
+    this.#endpoint = endpoint;
+    this.peer = peer;
+    this.#raw = raw;
+    this.fd = endpoint.eventFd;
+    this.eagerMax = raw ? RAW_EAGER_MAX : EAGER_MAX;
+    this.attach(endpoint.addTo(core, raw !== undefined), this.eagerMax);
+  }
+
+  /** It is connected. Raw peers say nothing of themselves. */
+  begin(hello: Hello | undefined): void {
+    const { helper } = this.core;
+    if (hello) {
+      const { base, frames, rkey } = hello;
+      helper.moat_rdma_begin(this.conn, base, frames, rkey, threadHere(hello));
+    } else {
+      helper.moat_rdma_begin(this.conn, 0, 0, 0, 0);
+    }
+    this.#endpoint.ondisconnect(() => helper.moat_rdma_hangup(this.conn));
+  }
+
+  override next(): Ended | undefined {
+    while (this.core.helper.moat_rdma_wants(this.conn) > 0) this.#land();
+    const ended = super.next();
+    if (!ended) {
+      if (this.#query("stuck")) this.#destroyQueuePair();
+      return undefined;
+    }
+    const landing = this.#landings.get(ended.op);
+    return landing ? this.#touchDown(ended, landing) : ended;
+  }
+
+  // An announced message gets a buffer of its own in the pool, which is then received into.
+  #land(): void {
+    const { core, conn } = this, { helper } = core;
+    const length = this.#raw?.messageBytes ?? helper.moat_rdma_wants(conn);
+    let buffer: PoolBuffer | undefined, region: Region | undefined, op = -1;
+    try {
+      buffer = core.pool.alloc(length);
+      region = resolveData(core, buffer, "recv").region!;
+      op = core.in(region, "none");
+    } catch {
+      buffer?.free(); // no room: the receive fails, and the message stays for the next
+    }
+    const take = helper.moat_rdma_land(conn, op);
+    if (op < 0) return;
+    if (take >= 0) {
+      this.#landings.set(op, { take, buffer: buffer!, region: region! });
+    } else {
+      helper.moat_op_done(op, -ECANCELED);
+      helper.moat_op_free(op);
+      buffer!.free();
+    }
+  }
+
+  #touchDown(ended: Ended, landing: Landing): Ended {
+    const { helper } = this.core, { take, buffer } = landing;
+    this.#landings.delete(ended.op);
+    helper.moat_op_free(ended.op);
+    helper.moat_op_done(take, ended.status);
+    if (ended.status === 0) this.#landed.set(take, landing);
+    else buffer.free();
+    return { ...ended, op: take };
+  }
+
+  override arrived(op: number): Arrival {
+    const landing = this.#landed.get(op);
+    if (!landing) return super.arrived(op);
+    this.#landed.delete(op);
+    const { core } = this, { buffer, region: { state } } = landing;
+    const got = Number(this.report.getBigUint64(DONE + OP.got, true));
+    core.counters.bytesReceived += got;
+    // The release must not hold the buffer: a message that is dropped is released when it is collected.
+    const release = (): void => {
+      if (!state.freed) core.retire(state);
+    };
+    return { bytes: buffer.bytes.subarray(0, got), copied: false, detaches: true, release };
+  }
+
+  protected open(op: number, at: number): Arrival {
+    const copy = this.copyOf(op, at);
+    if (copy) return copy;
+    throw new MoatError("PEER_PROTOCOL", `${this.peer}: a message that is nowhere`);
+  }
+
+  #query(what: keyof typeof RDMA_QUERY): number {
+    return this.core.helper.moat_rdma_query(this.conn, RDMA_QUERY[what]);
+  }
+
+  /** The first completion that failed. */
+  failure(): unknown {
+    if (this.#failure === undefined && this.#query("hasError") === 1) {
+      this.#failure = this.#endpoint.completionError(this.#query("error"), this.peer);
+    }
+    return this.#failure;
+  }
+
+  // The device does not give everything back by itself. It must, without its queue pair.
+  #destroyQueuePair(): void {
+    this.#endpoint.destroyQueuePair();
+    this.core.helper.moat_rdma_gone(this.conn);
+  }
+
+  /** Ends a connection that nobody has used. */
+  async giveUp(): Promise<void> {
+    this.end(true);
+    await this.destroy();
+  }
+
+  async destroy(): Promise<void> {
+    const { helper } = this.core, patience = performance.now() + FAREWELL;
+    // The goodbye must have arrived before the queue pair goes.
+    while (this.#query("byeDone") === 0 && performance.now() < patience) {
+      helper.moat_conn_next(this.conn);
+      await pause();
+    }
+    this.failure();
+    this.#endpoint.disconnect();
+    this.#destroyQueuePair();
+    const events = this.#query("events");
+    this.detach();
+    this.#endpoint.close(events);
+  }
+}
+
+function pause(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 1));
+}
