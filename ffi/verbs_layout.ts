@@ -1,6 +1,6 @@
 /**
  * The layouts of the structs of libibverbs and librdmacm that JavaScript reads or writes: offsets and sizes
- * in bytes, the same on x86-64 and aarch64. `tests/verbs_layout_test.ts` has a C compiler compare them with
+ * in bytes, the same on x86-64 and aarch64 unless said otherwise. `tests/verbs_layout_test.ts` has a C compiler compare them with
  * `<infiniband/verbs.h>` and `<rdma/rdma_cma.h>`.
  *
  * Members of nested structs and unions stand among those of the struct around them.
@@ -19,15 +19,16 @@ export const IBV_DEVICE = {
   ibdevPath: 408,
 } as const;
 
-/** `struct ibv_context`. */
+/** `struct ibv_context`, up to its mutex, which is larger on aarch64. */
 export const IBV_CONTEXT = {
-  size: 328,
   device: 0,
   cmdFd: 264,
   asyncFd: 268,
   numCompVectors: 272,
-  abiCompat: 320,
 } as const;
+
+/** Where the `abi_compat` of a `struct ibv_context` is, after the mutex. */
+export const ABI_COMPAT = { x86_64: 320, aarch64: 328 } as const;
 
 /**
  * `struct verbs_context`, which ends with the `struct ibv_context` and grows at its beginning: bytes before
@@ -178,16 +179,14 @@ export const IBV_COMP_CHANNEL = {
   fd: 8,
 } as const;
 
-/** `struct ibv_cq`. */
+/** `struct ibv_cq`, up to its mutex. */
 export const IBV_CQ = {
-  size: 128,
   channel: 8,
   cqe: 28,
 } as const;
 
-/** `struct ibv_qp`. */
+/** `struct ibv_qp`, up to its mutex. */
 export const IBV_QP = {
-  size: 160,
   handle: 48,
   qpNum: 52,
   state: 56,

@@ -8,7 +8,7 @@ import type { RdmaAddress } from "../address.ts";
 import type { PoolCore } from "../memory/core.ts";
 import type { Acceptor, ConnectSettings } from "../transport.ts";
 import { CmId, type ConnectRequest } from "../verbs/cm_id.ts";
-import { formatAddress, numericHost } from "../verbs/socket_address.ts";
+import { formatAddress } from "../verbs/socket_address.ts";
 import { Endpoint, READ_DEPTH } from "./endpoint.ts";
 import { decodeHello, encodeHello, type Hello, processId } from "./hello.ts";
 import { RdmaTransport } from "./transport.ts";
@@ -65,7 +65,7 @@ export async function connectRdma(
       ...limits,
       ...(privateData ? { privateData } : {}),
     });
-    transport.begin(raw ? undefined : decodeHello(answer.privateData, to.text, core.pageSize));
+    transport.begin(raw ? undefined : decodeHello(answer, to.text, core.pageSize));
     return transport;
   } catch (error) {
     if (transport) await transport.giveUp();
@@ -93,11 +93,9 @@ export class RdmaListener implements Acceptor {
     at: RdmaAddress,
     settings: ConnectSettings,
   ): Promise<RdmaListener> {
-    const host = at.host === "" ? "" : await numericHost(at.host);
     const id = CmId.create();
     try {
-      id.bind(host, at.port);
-      id.listen(BACKLOG);
+      await id.listen(at.host, at.port, BACKLOG);
     } catch (error) {
       id.close();
       throw error;
@@ -110,18 +108,13 @@ export class RdmaListener implements Acceptor {
     this.#id = id;
     this.#settings = settings;
     const host = at.host.includes(":") ? `[${at.host}]` : at.host;
-    this.address = `rdma://${host}:${id.localAddress?.port ?? at.port}`;
-    void this.#serve();
+    this.address = `rdma://${host}:${id.localPort}`;
+    id.onRequest = (request) => this.#welcome(request);
   }
 
   /** A connection that has been made. */
   take(): RdmaTransport | undefined {
     return this.#ready.shift();
-  }
-
-  // Requests come until the id is closed.
-  async #serve(): Promise<void> {
-    for await (const request of this.#id.requests) this.#welcome(request);
   }
 
   // A stranger that greets badly is none of the program's business; the next may be better.
@@ -140,8 +133,8 @@ export class RdmaListener implements Acceptor {
 
   async #accept(request: ConnectRequest): Promise<RdmaTransport | undefined> {
     const { id, privateData } = request, { raw, timeout } = this.#settings;
-    const from = id.peerAddress;
-    const peer = `${this.address} (from ${from ? formatAddress(from) : "somewhere"})`;
+    const from = formatAddress({ host: id.peerAddress, port: id.peerPort });
+    const peer = `${this.address} (from ${from})`;
     let hello: Hello | undefined;
     if (!raw) {
       try {

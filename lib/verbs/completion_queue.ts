@@ -115,7 +115,7 @@ export class CompletionQueue extends Resource {
         what: `${entries} entries, vector ${vector}`,
       });
     }
-    this.entries = structAt(this.address, IBV_CQ.size).getInt32(IBV_CQ.cqe, true);
+    this.entries = structAt(this.address + IBV_CQ.cqe, 4).getInt32(0, true);
     context.completionQueues.set(this.address, this);
   }
 
@@ -165,7 +165,7 @@ export class CompletionQueue extends Resource {
   byteLength(i: number): number {
     return this.#words[i * WORDS + IBV_WC.byteLen / 4]!;
   }
-  /** Whether it has immediate data. */
+  /** Whether a message that was received has immediate data. */
   hasImmediate(i: number): boolean {
     return (this.#words[i * WORDS + IBV_WC.wcFlags / 4]! & WC_FLAGS.WITH_IMM) !== 0;
   }
@@ -190,12 +190,13 @@ export class CompletionQueue extends Resource {
 
   /** Completion `i` of the last poll as an object. */
   completion(i: number): WorkCompletion {
+    const received = (this.opcode(i) & WC_OPCODE.RECV) !== 0; // some devices flag sends as well
     return {
       wrId: this.wrId(i),
       status: this.statusName(i),
       opcode: nameOf(WC_OPCODE, this.opcode(i)),
       byteLength: this.byteLength(i),
-      immediate: this.hasImmediate(i) ? this.immediate(i) : undefined,
+      immediate: received && this.hasImmediate(i) ? this.immediate(i) : undefined,
       qpNum: this.qpNum(i),
       error: this.error(i),
     };

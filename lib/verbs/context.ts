@@ -54,7 +54,7 @@ export class Context extends Resource {
    */
   constructor(address: number, owned: boolean) {
     super([]);
-    const view = structAt(address, IBV_CONTEXT.size);
+    const view = structAt(address, IBV_CONTEXT.numCompVectors + 4);
     this.address = address;
     this.deviceName = cText(read64(view, IBV_CONTEXT.device) + IBV_DEVICE.name);
     this.completionVectors = view.getInt32(IBV_CONTEXT.numCompVectors, true);

@@ -78,6 +78,12 @@ function likelyCause(verb: string, errno: number, context: VerbContext): string 
     return "the transition is not allowed from the state the queue pair is in, or an attribute is missing " +
       "or out of range; qp.query() shows the state";
   }
+  if (verb === "rdma_resolve_addr" && errno === EINVAL) {
+    return "an id is resolved once: make another, CmId.create()";
+  }
+  if (verb.startsWith("rdma_") && errno === EINVAL) {
+    return "the id is not in the state for this: resolve address and route, make the queue pair, connect";
+  }
   if (errno === ENODEV) return `no RDMA device has this address; ${HOW_TO_MAKE_A_DEVICE}`;
   if (errno === EADDRINUSE) return "another program listens there, or did a moment ago";
   if (errno === EADDRNOTAVAIL) return "no interface of this host has this address";

@@ -54,8 +54,8 @@ export function readGidTable(
     readText(`${attributes}/gid_attrs/ndevs/${index}`).trim();
   const query = gidTableFunction();
   if (!query) return fromSysfs(attributes, length, linkLayer, netdev);
-  // The table is that of all ports: 8 are more than any device has.
-  const most = Math.max(length, 1) * 8;
+  // The table is that of all ports. The kernel's interface counts its bytes in 16 bits.
+  const most = Math.floor(0xffff / IBV_GID_ENTRY.size);
   const entries = new Uint8Array(most * IBV_GID_ENTRY.size);
   const count = query(context, entries, most, 0, IBV_GID_ENTRY.size);
   if (count < 0) throw verbError("ibv_query_gid_table", -count, { device });

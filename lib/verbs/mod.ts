@@ -45,6 +45,7 @@ export type {
 export { Resource } from "./resource.ts";
 export type { RecvRequest, SendFlags, SendOpcode, SendRequest } from "./work_request.ts";
 export { PoolBuffer, type SharedHandle } from "../memory/buffer.ts";
-export type { Fault } from "../memory/faults.ts";
+export type { Fault, FaultOutcome } from "../memory/faults.ts";
+export type { Guard } from "../memory/guard.ts";
 export { Pool, type PoolOptions } from "../memory/pool.ts";
 export type { PoolStats } from "../memory/stats.ts";

@@ -98,7 +98,7 @@ export class QueuePair extends Resource {
     this.recvCq = recvCq;
     this.address = origin.address;
     this.capacity = capacity;
-    this.qpNum = structAt(origin.address, IBV_QP.size).getUint32(IBV_QP.qpNum, true);
+    this.qpNum = structAt(origin.address + IBV_QP.qpNum, 4).getUint32(0, true);
     this.#context = pd.context;
     this.#destroyNative = origin.destroy;
     this.#helper = helper();
