@@ -106,7 +106,7 @@ static void send_control(struct conn *c) {
   u32 len = (u32)sizeof *h + c->nreleases * 4;
   c->nreleases = 0;
   if (c->bye && !c->bye_sent) {
-    h->bye = (u8)c->bye;
+    h->flag = (u8)c->bye;
     c->bye_sent = 1;
   }
   c->control = 1;
@@ -191,11 +191,43 @@ static int mend_send(struct conn *c, s32 i) {
   return 0;
 }
 
+// Sends a small message from its pages: it ends when the device has sent them.
+static int send_small(struct conn *c, struct pool *p, s32 i) {
+  struct op *o = &G.op[i];
+  struct ibv_sge sge[MAX_SGE];
+  u8 slot = slot_take(c, CONTROL_SLOTS);
+  struct header *h = head_of(c, slot, M_EAGER);
+  h->len = o->d.len;
+  s32 n = frames_to_sges(c, p, &o->d, sge, c->max_sge - 1);
+  c->data_sent++;
+  return n < 0 ? -1 : post_slot(c, slot, sizeof *h, W_OP, i, sge, (u32)n);
+}
+
+// Announces a large one, in as many slots as its list of frames needs.
+static int announce(struct conn *c, struct pool *p, s32 i) {
+  struct op *o = &G.op[i];
+  struct runs it = runs_of(p->dev, p->frames, &o->d);
+  int bad = 0;
+  for (u32 left = o->d.nruns; left && !bad;) {
+    u8 slot = slot_take(c, CONTROL_SLOTS);
+    struct header *h = head_of(c, slot, M_PAGES);
+    struct run *r = (struct run *)(h + 1);
+    while (h->count < RUNS_IN_SLOT && runs_next(&it, &r[h->count]) == 1) h->count++;
+    left -= h->count;
+    h->flag = left != 0;
+    h->len = o->d.len;
+    h->id = (u32)i;
+    h->off = o->d.off;
+    c->data_sent++;
+    bad = post_slot(c, slot, (u32)sizeof *h + h->count * 8u, W_SLOT, i, 0, 0);
+  }
+  return bad;
+}
+
 // Sends what is queued, as far as credits, slots, the send queue and frames go.
 static void rdma_flush(struct conn *c, s32 me) {
   (void)me;
   while (c->sq.head >= 0 && !c->dead && sq_space(c) > 8) {
-    if (!c->raw && c->data_sent - c->data_seen >= DATA_SLOTS) break;
     s32 i = c->sq.head;
     struct op *o = &G.op[i];
     struct pool *p = &G.pool[o->pool];
@@ -208,7 +240,7 @@ static void rdma_flush(struct conn *c, s32 me) {
       o->flags &= (u16)~OP_STAGED;
       fill_frames(p, o, (const u8 *)o->src);  // a copy only this operation knows: it cannot fault
     }
-    u32 most = c->raw ? c->max_sge : RUNS_IN_SLOT;
+    u32 most = c->raw ? c->max_sge : MAX_CHAIN * RUNS_IN_SLOT;
     if (o->d.nruns > most) {
       int r = mend_send(c, i);
       if (!r && o->d.nruns > most) r = -E_NOBUFS;
@@ -228,23 +260,10 @@ static void rdma_flush(struct conn *c, s32 me) {
       wr.opcode = WR_SEND;
       bad = post(c, &wr, W_OP, NO_SLOT, i, 1);
     } else {
-      u8 slot = slot_take(c, CONTROL_SLOTS);
-      if (slot == NO_SLOT) break;
       int small = o->d.len <= EAGER_BYTES_RDMA;
-      struct header *h = head_of(c, slot, small ? M_EAGER : M_PAGES);
-      h->len = o->d.len;
-      if (small) {  // from the pages themselves: the operation ends when the device has sent them
-        s32 n = frames_to_sges(c, p, &o->d, sge, c->max_sge - 1);
-        bad = n < 0 ? -1 : post_slot(c, slot, sizeof *h, W_OP, i, sge, (u32)n);
-      } else {
-        struct runs it = runs_of(p->dev, p->frames, &o->d);
-        struct run *r = (struct run *)(h + 1);
-        while (h->count < RUNS_IN_SLOT && runs_next(&it, &r[h->count]) == 1) h->count++;
-        h->id = (u32)i;
-        h->off = o->d.off;
-        bad = post_slot(c, slot, (u32)sizeof *h + h->count * 8u, W_SLOT, i, 0, 0);
-      }
-      c->data_sent++;
+      u32 need = small ? 1 : (o->d.nruns + RUNS_IN_SLOT - 1) / RUNS_IN_SLOT;
+      if (c->data_sent - c->data_seen + need > DATA_SLOTS || c->nsend_free < need + CONTROL_SLOTS) break;
+      bad = small ? send_small(c, p, i) : announce(c, p, i);
     }
     if (bad) break;  // dead: everything queued ends with the connection
     pop(&c->sq);
@@ -331,12 +350,31 @@ static void post_reads(struct conn *c) {
       c->pull_run++;
       c->pull_off = 0;
     }
-    if (c->pull_at == h->len) {  // the list is not needed any more
+    int all = c->pull_at == h->len;
+    if (all) {
       o->flags |= OP_PULLED;
       c->pulling = -1;
+    }
+    if (all || c->pull_run == h->count) {  // this part of the list is not needed any more
       consume(c, c->pull_slot);
+      c->pull_run = 0;
+      if (!all) c->pull_slot = c->arrived[c->arr_head++ % RECV_SLOTS];
     }
   }
+}
+
+// Is the announcement at the head here as a whole? 1, 0, or -1 if its parts are not one message.
+static int announced(struct conn *c) {
+  struct header *h = arrived_head(c);
+  u64 pages = 0, want = (h->off + h->len + G.page_size - 1) >> G.page_shift;
+  for (u32 k = c->arr_head; k != c->arr_tail; k++) {
+    struct header *n = (struct header *)recv_slot(c, c->arrived[k % RECV_SLOTS]);
+    if (n->kind != M_PAGES || n->id != h->id || n->len != h->len || n->off != h->off) return -1;
+    const struct run *r = (const struct run *)(n + 1);
+    for (u32 i = 0; i < n->count; i++) pages += r[i].count;
+    if (!n->flag) return pages == want ? 1 : -1;
+  }
+  return 0;
 }
 
 // Gives messages to the receives that wait for them, in order. Returns how many ended.
@@ -348,7 +386,12 @@ static int receive_posted_rdma(struct conn *c) {
     struct op *o = &G.op[i];
     struct header *h = arrived_head(c);
     u32 slot = c->arrived[c->arr_head % RECV_SLOTS];
-    if (h->kind == M_PAGES && c->dead) break;  // it cannot be read any more
+    if (h->kind == M_PAGES) {
+      if (c->dead) break;  // it cannot be read any more
+      int whole = announced(c);
+      if (whole < 0) rdma_die(c, c->state = CONN_BROKEN);
+      if (whole <= 0) break;
+    }
     o->got = h->len;
     if (o->kind == OP_IN && h->len > o->len) {  // the message stays for a receive it fits
       pop(&c->rq);
@@ -420,16 +463,13 @@ static s32 rdma_take(struct conn *c, s32 me) {
 static int header_ok(const struct conn *c, const struct header *h, u32 bytes) {
   if (bytes < sizeof *h) return 0;
   if (h->kind == M_EAGER) return h->len == bytes - sizeof *h;
-  if (h->kind == M_CONTROL) return bytes == sizeof *h + h->count * 4u && h->bye <= BYE_ABORTED;
+  if (h->kind == M_CONTROL) return bytes == sizeof *h + h->count * 4u && h->flag <= BYE_ABORTED;
   if (h->kind != M_PAGES || bytes != sizeof *h + h->count * 8u || !h->len || h->off >= G.page_size) return 0;
   if (h->len > (u64)c->remote_frames << G.page_shift) return 0;
-  u64 pages = 0, want = (h->off + h->len + G.page_size - 1) >> G.page_shift;
   const struct run *r = (const struct run *)(h + 1);
-  for (u32 i = 0; i < h->count; i++) {
+  for (u32 i = 0; i < h->count; i++)
     if (!r[i].count || r[i].frame >= c->remote_frames || r[i].count > c->remote_frames - r[i].frame) return 0;
-    pages += r[i].count;
-  }
-  return pages == want;
+  return h->count && h->flag <= 1;  // whether the list has the right length is seen when all of it is here
 }
 
 // A message has come. -1 if it is none of the protocol.
@@ -451,7 +491,7 @@ static int on_message(struct conn *c, s32 me, u32 slot, u32 bytes) {
     c->inflight--;
     complete(c, (s32)id[i], 0);
   }
-  if (h->bye) c->their_bye = h->bye;
+  if (h->flag) c->their_bye = h->flag;
   return post_recv_slot(c, slot);
 }
 

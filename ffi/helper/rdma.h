@@ -29,7 +29,8 @@
 enum { M_EAGER = 1, M_PAGES, M_CONTROL };
 enum { BYE_FINISHED = 1, BYE_ABORTED };
 struct header {  // of every message in a slot; version 1 of the protocol, little-endian
-  u8 kind, bye;
+  u8 kind;
+  u8 flag;       // M_PAGES: 1, the list goes on in the next slot. M_CONTROL: goodbye
   u16 count;     // M_PAGES: runs of frames. M_CONTROL: releases. They follow the header
   u32 consumed;  // of the other side's data messages, all that were, modulo 2^32
   u64 len;       // bytes of the message
@@ -39,6 +40,7 @@ struct header {  // of every message in a slot; version 1 of the protocol, littl
 _Static_assert(sizeof(struct header) == 24, "the wire format");
 #define EAGER_BYTES_RDMA (SLOT_BYTES - (u32)sizeof(struct header))
 #define RUNS_IN_SLOT (EAGER_BYTES_RDMA / 8u)
+#define MAX_CHAIN 24u          // slots of one announcement; what is more scattered is copied together first
 
 // What an entry of the send queue was for.
 enum { W_SLOT = 1, W_OP, W_READ, W_CONTROL, W_BEAT };
