@@ -2,11 +2,12 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
-import { test } from "node:test";
-import { createLink, DIED, startVm } from "../tools/vm/vm.ts";
+import { after, test } from "node:test";
+import { cleanUp, createLink, DIED, startVm } from "../tools/vm/vm.ts";
 
 const supported = process.arch === "x64";
 const skip = supported ? {} : { skip: true };
+after(cleanUp);
 
 /** Declares a test that boots VMs. */
 function vmTest(name: string, run: () => Promise<void>): void {

@@ -25,6 +25,7 @@ import { targets } from "./build_helper.ts";
 import { parseResult, type Runtime, type Skip } from "./test_output.ts";
 import { type Finished, groups, killGroup, MINUTE, runGroup } from "./test_process.ts";
 import { runInVm, VM_TESTS } from "./test_vm.ts";
+import { cleanUp } from "./vm/vm.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const BUN_VERSION = "1.4.5";
@@ -219,6 +220,7 @@ async function main(): Promise<void> {
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
   Deno.addSignalListener(signal, () => {
     for (const group of groups) killGroup(group);
+    cleanUp();
     Deno.exit(1);
   });
 }

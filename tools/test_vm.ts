@@ -37,7 +37,7 @@ export async function runInVm(
   if (jobs.length === 0) return;
   /** Seconds for each. */
   const limit = soak ? 3600 : 200;
-  const out = mkdtempSync(join(tmpdir(), "moat-vm-tests-"));
+  const out = mkdtempSync(join(tmpdir(), `moat-vm-tests-${Deno.pid}-`));
   try {
     writeFileSync(join(out, "run.sh"), script(jobs, out, limit));
     const vm = await startVm({

@@ -15,6 +15,14 @@ static void rdma_die(struct conn *c, u32 state) {
   c->dead = 1;
   c->dead_since = now_ns();
   c->modify_qp(c->qp, attr, 1 /* IBV_QP_STATE */);
+  // What was done without asking for a completion never gives one: a last request, flushed behind all others,
+  // says that the send queue is empty. There is always room for it.
+  struct ibv_send_wr wr = { 0 }, *bad;
+  wr.opcode = WR_SEND;
+  wr.send_flags = SEND_SIGNALED;
+  wr.wr_id = c->sq_head;
+  c->sent[c->sq_head % SQ_DEPTH] = (struct sent){ W_DRAIN, NO_SLOT, 0, -1 };
+  if (!c->qp->context->post_send(c->qp, &wr, &bad)) c->sq_head++;
 }
 
 // The first completion that failed explains all that follow.
@@ -42,7 +50,7 @@ static int post(struct conn *c, struct ibv_send_wr *wr, u8 kind, u8 slot, s32 op
   c->sq_head++;
   return 0;
 }
-static inline u32 sq_space(struct conn *c) { return SQ_DEPTH - (u32)(c->sq_head - c->sq_done); }
+static inline u32 sq_space(struct conn *c) { return SQ_DEPTH - 1 - (u32)(c->sq_head - c->sq_done); }
 
 static u8 slot_take(struct conn *c, u32 leave) {
   if (c->nsend_free <= leave) return NO_SLOT;
@@ -502,7 +510,8 @@ static void on_sent(struct conn *c, u64 upto, s32 status) {
   if (upto - c->sq_done >= SQ_DEPTH) return;
   while (c->sq_done <= upto) {
     struct sent *s = &c->sent[c->sq_done % SQ_DEPTH];
-    int ok = !status || c->sq_done < upto;  // one that asked for no signal was done before, or there would be an error for it
+    // Only these ask for no completion: had they failed, there would have been one.
+    int ok = !status || (s->kind == W_SLOT && c->sq_done < upto);
     if (s->slot != NO_SLOT) slot_give(c, s->slot);
     if (s->kind == W_OP) {
       G.op[s->op].flags &= (u16)~OP_AT_DEVICE;

@@ -43,7 +43,7 @@ _Static_assert(sizeof(struct header) == 24, "the wire format");
 #define MAX_CHAIN 24u          // slots of one announcement; what is more scattered is copied together first
 
 // What an entry of the send queue was for.
-enum { W_SLOT = 1, W_OP, W_READ, W_CONTROL, W_BEAT };
+enum { W_SLOT = 1, W_OP, W_READ, W_CONTROL, W_BEAT, W_DRAIN };
 struct sent { u8 kind, slot; u16 pad; s32 op; };
 #define NO_SLOT 255
 #define RECEIVE (1ul << 63)    // in a wr_id: of a receive, not of the send queue

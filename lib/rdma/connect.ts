@@ -13,15 +13,15 @@ import { Endpoint, READ_DEPTH } from "./endpoint.ts";
 import { decodeHello, encodeHello, type Hello, processId } from "./hello.ts";
 import { RdmaTransport } from "./transport.ts";
 
-// The local acknowledgement timeout is 4.096 us x 2^16, about 0.27 s, and seven retries: a peer that is gone is
-// noticed after some 2 s.
+// The local acknowledgement timeout is 4.096 us x 2^16, about 0.27 s (devices may wait up to four times as
+// long), and six retries: a peer that is gone is noticed after some 2 s. Not seven, which soft-RoCE takes for
+// ever, as is right only for the other number: a receiver that is behind is waited for.
 const ACK_TIMEOUT = 16;
-const RETRIES = 7; // for ever, of RNR: a receiver that is behind is waited for
 const PARAMETERS = {
   responderResources: READ_DEPTH,
   initiatorDepth: READ_DEPTH,
-  retryCount: RETRIES,
-  rnrRetryCount: RETRIES,
+  retryCount: 6,
+  rnrRetryCount: 7,
 };
 const BACKLOG = 128;
 

@@ -5,13 +5,14 @@
  * @module
  */
 import { ibverbs, symbolAddress } from "../../ffi/ibverbs.ts";
-import { IBV_WC } from "../../ffi/verbs_layout.ts";
+import { QP_ATTR_MASK } from "../../ffi/verbs_enums.ts";
+import { IBV_QP_ATTR, IBV_WC } from "../../ffi/verbs_layout.ts";
 import type { MoatError } from "../../ffi/errors.ts";
 import type { PoolCore } from "../memory/core.ts";
 import type { CmId } from "../verbs/cm_id.ts";
 import type { CompletionChannel } from "../verbs/completion_channel.ts";
 import type { CompletionQueue } from "../verbs/completion_queue.ts";
-import { completionError } from "../verbs/errors.ts";
+import { completionError, verbError } from "../verbs/errors.ts";
 import { makeNonblocking } from "../verbs/events.ts";
 import type { MemoryRegion } from "../verbs/memory_region.ts";
 import { structAt } from "../verbs/native.ts";
@@ -28,6 +29,9 @@ const READ_BYTES = 1 << 20;
 const MAX_READS = 32;
 /** Bytes below which a message is handed to the device in its work request. */
 const INLINE = 188;
+
+/** 0.64 ms, in the specification's numbers. */
+const RNR_TIMER = 12;
 
 /** RDMA reads that the two sides ask the device to carry out at once. */
 export const READ_DEPTH = 16;
@@ -105,6 +109,17 @@ export class Endpoint {
     ], BigInt);
     const bytes = new Uint8Array(config.buffer);
     return core.helper.moat_rdma_add(core.index, this.#channel.fd, bytes);
+  }
+
+  /**
+   * How long a sender that met no receive is to wait before it tries again. The connection manager leaves it at
+   * 0, which means 655 ms.
+   */
+  setRnrTimer(): void {
+    const attributes = new Uint8Array(IBV_QP_ATTR.size);
+    attributes[IBV_QP_ATTR.minRnrTimer] = RNR_TIMER;
+    const r = ibverbs().ibv_modify_qp(this.#qp.address, attributes, QP_ATTR_MASK.MIN_RNR_TIMER);
+    if (r !== 0) throw verbError("ibv_modify_qp", r, { what: "MIN_RNR_TIMER" });
   }
 
   /** Calls `fn` when the connection manager says that the peer has gone, also if it has already. */

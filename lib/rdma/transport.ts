@@ -71,6 +71,7 @@ export class RdmaTransport extends NativeTransport {
     } else {
       helper.moat_rdma_begin(this.conn, 0, 0, 0, 0);
     }
+    this.#endpoint.setRnrTimer();
     this.#endpoint.ondisconnect(() => helper.moat_rdma_hangup(this.conn));
   }
 

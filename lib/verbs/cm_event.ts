@@ -17,9 +17,9 @@ export interface CmEvent {
   readonly status: number;
   /** What the other side sent along. The transport pads it with zeros to the size it has room for. */
   readonly privateData: Uint8Array<ArrayBuffer>;
-  /** RDMA reads and atomics the other side serves at once. */
+  /** RDMA reads and atomics the other side wants to have under way: its `initiatorDepth`. */
   readonly responderResources: number;
-  /** RDMA reads and atomics the other side may have under way. */
+  /** RDMA reads and atomics the other side serves at once: its `responderResources`. */
   readonly initiatorDepth: number;
   /** How often the other side wants us to try again when it has no receive posted. */
   readonly rnrRetryCount: number;

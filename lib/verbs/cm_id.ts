@@ -61,6 +61,8 @@ const FAILURES = [
 // The kernel's own limits should come first: their errors say more.
 const GRACE_MS = 500;
 const EINVAL = 22, EADDRINUSE = 98, ENOTCONN = 107;
+// ENODEV, EADDRNOTAVAIL, ENETUNREACH, EHOSTUNREACH
+const NO_WAY = [19, 99, 101, 113];
 
 /**
  * An id of the connection manager, `struct rdma_cm_id`: rdma_create_id(3). What a socket is to TCP.
@@ -80,7 +82,10 @@ export class CmId extends Resource implements EventTarget {
   readonly address: number;
   /** What the other side sent along last: with its request, its acceptance or its rejection. */
   privateData: Uint8Array<ArrayBuffer> = new Uint8Array(0);
-  /** Resolves when the connection has ended, by either side or by the device, or the id is closed. */
+  /**
+   * Resolves when the connection has ended, by either side or by the device, or the id is closed. Does not
+   * keep the process alive; {@linkcode untilDisconnected} does.
+   */
   readonly disconnected: Promise<void>;
   /** Called for every event of this id, from the event loop, before anything else is done with it. */
   onEvent: ((event: CmEvent) => void) | undefined;
@@ -88,6 +93,7 @@ export class CmId extends Resource implements EventTarget {
   onRequest: ((request: ConnectRequest) => void) | undefined;
   #channel: EventChannel;
   #phase: Phase | undefined;
+  #leaving = false;
   #qp: QueuePair | undefined;
   #context: Context | undefined;
   #peer: string | undefined;
@@ -188,6 +194,7 @@ export class CmId extends Resource implements EventTarget {
       what,
       ...(peer === undefined ? {} : { peer }),
       ...(number === EADDRINUSE ? { code: "ADDRESS_IN_USE" as const } : {}),
+      ...(NO_WAY.includes(number) ? { code: "ADDRESS_ERROR" as const } : {}),
     });
   }
 
@@ -405,27 +412,51 @@ export class CmId extends Resource implements EventTarget {
 
   /**
    * Ends the connection: rdma_disconnect(3). The queue pair goes to the error state at once, and what is
-   * posted is flushed. {@linkcode disconnected} resolves when the other side has answered or is given up.
+   * posted is flushed. {@linkcode disconnected} resolves when the other side has answered or is given up; an
+   * id answers by itself, and its queue pair goes to the error state then.
    * Does nothing if there is no connection.
    *
    * @throws {MoatError} `VERB_FAILED`
    */
   disconnect(): void {
     this.assertOpen();
-    if (rdmacm().rdma_disconnect(this.address) === 0) return;
+    if (rdmacm().rdma_disconnect(this.address) === 0) {
+      this.#leaving = true;
+      void this.untilDisconnected();
+      return;
+    }
     const number = errno();
     if (number !== EINVAL && number !== ENOTCONN) throw verbError("rdma_disconnect", number);
+  }
+
+  /**
+   * Waits for the end of the connection, and keeps the process alive as long.
+   *
+   * @throws {MoatError} `TIMED_OUT` if there is a limit, or the signal's reason
+   */
+  async untilDisconnected(options: PhaseOptions = {}): Promise<void> {
+    const { timeout = 0, signal } = options;
+    await within(
+      this.disconnected,
+      "waiting for the other side to disconnect",
+      timeout,
+      signal,
+      "",
+    );
   }
 
   /** For the event channel. */
   handle(event: RawEvent): void {
     const { type } = event;
+    this.onEvent?.(event);
+    if (this.closed) return;
     if (type === "CONNECT_REQUEST") {
       this.#requested(event);
       return;
     }
     if (event.privateData.length > 0) this.privateData = event.privateData;
-    this.onEvent?.(event);
+    // The other side waits for an answer; its event of the answer would come after minutes without.
+    if (type === "DISCONNECTED" && !this.#leaving) rdmacm().rdma_disconnect(this.address);
     if (type === "DISCONNECTED" || type === "DEVICE_REMOVAL") this.#hangUp();
     const phase = this.#phase;
     if (!phase) return;

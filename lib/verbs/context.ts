@@ -5,7 +5,13 @@
  */
 import { ibverbs } from "../../ffi/ibverbs.ts";
 import { cText } from "../../ffi/libc.ts";
-import { IBV_CONTEXT, IBV_DEVICE, IBV_DEVICE_ATTR, IBV_PORT_ATTR } from "../../ffi/verbs_layout.ts";
+import {
+  IBV_CONTEXT,
+  IBV_DEVICE,
+  IBV_DEVICE_ATTR,
+  IBV_DEVICE_ATTR_EX,
+  IBV_PORT_ATTR,
+} from "../../ffi/verbs_layout.ts";
 import { type AsyncEvent, AsyncEvents } from "./async_events.ts";
 import {
   type DeviceAttributes,
@@ -16,11 +22,14 @@ import {
 import { CompletionChannel } from "./completion_channel.ts";
 import { CompletionQueue, type CompletionQueueOptions } from "./completion_queue.ts";
 import { verbError } from "./errors.ts";
+import { type ExtendedAttributes, queryExtended, readExtended } from "./extended_attributes.ts";
 import { type GidEntry, isIPv4, readGidTable } from "./gid.ts";
 import { read64, structAt } from "./native.ts";
 import { ProtectionDomain } from "./protection_domain.ts";
 import type { QueuePair } from "./queue_pair.ts";
 import { Resource } from "./resource.ts";
+
+const EOPNOTSUPP = 95;
 
 /**
  * An open device, `struct ibv_context`. Everything else is made of it, and is closed with it.
@@ -69,6 +78,17 @@ export class Context extends Resource {
     const r = ibverbs().ibv_query_device(this.address, bytes);
     if (r !== 0) throw verbError("ibv_query_device", r, { device: this.deviceName });
     return readDeviceAttributes(bytes);
+  }
+
+  /** The device's newer abilities: ibv_query_device_ex(3). All 0 where the driver knows none. */
+  queryDeviceEx(): ExtendedAttributes {
+    this.assertOpen();
+    const bytes = new Uint8Array(IBV_DEVICE_ATTR_EX.size);
+    const r = queryExtended(this.address, bytes);
+    if (r !== 0 && r !== EOPNOTSUPP) {
+      throw verbError("ibv_query_device_ex", r, { device: this.deviceName });
+    }
+    return readExtended(bytes);
   }
 
   /** The state of a port, the first by default: ibv_query_port(3). */

@@ -41,7 +41,13 @@ export function lockedMemoryLimit(): number | undefined {
 }
 
 const ENOENT = 2, EPERM = 1, EAGAIN = 11, ENOMEM = 12, EACCES = 13, ENODEV = 19, EINVAL = 22;
-const EOPNOTSUPP = 95, EADDRINUSE = 98, EADDRNOTAVAIL = 99;
+const ENETUNREACH = 101, EHOSTUNREACH = 113;
+const ENOSYS = 38,
+  ENODATA = 61,
+  ETIMEDOUT = 110,
+  EOPNOTSUPP = 95,
+  EADDRINUSE = 98,
+  EADDRNOTAVAIL = 99;
 
 function likelyCause(verb: string, errno: number, context: VerbContext): string | undefined {
   if (verb === "ibv_reg_mr" && (errno === ENOMEM || errno === EAGAIN)) {
@@ -61,7 +67,9 @@ function likelyCause(verb: string, errno: number, context: VerbContext): string 
   }
   const gid = context.gidIndex === undefined ? undefined : `GID index ${context.gidIndex}` +
     (context.gidType === undefined ? " is empty or not there" : ` is ${context.gidType}`);
-  if (gid !== undefined && [EINVAL, ENOENT, ENODEV, EADDRNOTAVAIL, 110].includes(errno)) {
+  if (
+    gid !== undefined && [EINVAL, ENOENT, ENODEV, ENODATA, EADDRNOTAVAIL, ETIMEDOUT].includes(errno)
+  ) {
     return `${gid}: choose one with context.gidTable() that both sides reach, the same type on both`;
   }
   if (verb === "ibv_post_send" && errno === ENOMEM) {
@@ -84,11 +92,12 @@ function likelyCause(verb: string, errno: number, context: VerbContext): string 
   if (verb.startsWith("rdma_") && errno === EINVAL) {
     return "the id is not in the state for this: resolve address and route, make the queue pair, connect";
   }
+  if (errno === ENETUNREACH || errno === EHOSTUNREACH) return "there is no route to this address";
   if (errno === ENODEV) return `no RDMA device has this address; ${HOW_TO_MAKE_A_DEVICE}`;
   if (errno === EADDRINUSE) return "another program listens there, or did a moment ago";
   if (errno === EADDRNOTAVAIL) return "no interface of this host has this address";
   if (errno === ENOMEM) return "a limit of the device: see context.queryDevice()";
-  if (errno === EOPNOTSUPP || errno === 38) return "the device or its driver cannot do it";
+  if (errno === EOPNOTSUPP || errno === ENOSYS) return "the device or its driver cannot do it";
   return undefined;
 }
 
@@ -133,8 +142,15 @@ const HINTS: Record<string, (failure: CompletionFailure) => string> = {
         bytes === undefined ? "" : ` of ${bytes} B`
       } was smaller than the message`
       : "the message is longer than the port can carry, or its receive buffer is smaller",
-  LOC_QP_OP_ERR: () =>
-    "the request is wrong for this queue pair: segments longer than 2 GiB, or an operation it lacks",
+  // Soft-RoCE says this for whatever is wrong with local memory, and for a receive that is too short.
+  LOC_QP_OP_ERR: ({ opcode, bytes }) =>
+    opcode?.startsWith("RECV")
+      ? `the receive buffer${
+        bytes === undefined ? "" : ` of ${bytes} B`
+      } was smaller than the message, ` +
+        "or its segments are not inside a memory region with localWrite"
+      : "a local segment is not inside its memory region (address, length, lkey, access), or the " +
+        "queue pair cannot do the operation",
   LOC_PROT_ERR: () =>
     "a local segment is not inside its memory region (address, length, lkey), or the region lacks the " +
     "access, or is of another protection domain",

@@ -120,7 +120,7 @@ export async function within<T>(
   const timer = milliseconds > 0 && milliseconds < 2 ** 31
     ? setTimeout(() => {
       const message = `${what} took longer than ${milliseconds} ms`;
-      limit.reject(new MoatError("TIMED_OUT", message, { hint }));
+      limit.reject(new MoatError("TIMED_OUT", message, hint === "" ? {} : { hint }));
     }, milliseconds)
     : undefined;
   const aborted = (): void => limit.reject(signal?.reason);

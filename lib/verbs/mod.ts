@@ -23,6 +23,7 @@ export { Context } from "./context.ts";
 export { type DeviceInfo, devices, openDevice } from "./device.ts";
 export { completionError, type CompletionFailure, type VerbContext, verbError } from "./errors.ts";
 export { EventChannel, type EventTarget } from "./event_channel.ts";
+export type { ExtendedAttributes } from "./extended_attributes.ts";
 export { formatGid, type GidEntry, type GidType } from "./gid.ts";
 export {
   type AccessFlags,

@@ -296,7 +296,9 @@ export class QueuePair extends Resource {
 
   #stateHint(): string {
     const { state } = this.query();
-    const usual = "a request may have too much inline data, or an operation the device lacks";
+    const usual =
+      "a request may have too much inline data, an atomic whose address is no multiple of " +
+      "8, or an operation the device lacks";
     return state === "RTS" || state === "RTR" || state === "INIT"
       ? `the queue pair is in ${state}; ${usual}`
       : `the queue pair is in ${state}`;

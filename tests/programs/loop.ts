@@ -12,10 +12,14 @@ import { freshAddress, say } from "../support/child.ts";
 
 const pool = Pool.create({ bytes: 16 << 20 });
 
+// Where to listen: the second argument, or over shared memory.
+function address(): string {
+  return process.argv[3] ?? freshAddress();
+}
+
 async function pair(): Promise<[Channel, Channel]> {
-  const address = freshAddress();
-  const listener = await listen(address, { pool });
-  const channels = await Promise.all([connect(address, { pool }), listener.accept()]);
+  const listener = await listen(address(), { pool });
+  const channels = await Promise.all([connect(listener.address, { pool }), listener.accept()]);
   await listener.close();
   return channels;
 }
@@ -51,7 +55,7 @@ const cases: Record<string, () => Promise<void>> = {
   /** Nor does a pending receive or accept after unref(). */
   async unref(): Promise<void> {
     const [a, b] = await pair();
-    const listener = await listen(freshAddress(), { pool });
+    const listener = await listen(address(), { pool });
     listener.accept().catch(() => {});
     listener.unref();
     a.recv().catch(() => {});

@@ -12,10 +12,10 @@ export interface Pair extends Disposable {
   there: Channel;
 }
 
-/** Connects this thread to itself. */
-export async function pair(pool: Pool): Promise<Pair> {
-  const address = freshAddress(), listener = await listen(address, { pool });
-  const [here, there] = await Promise.all([listener.accept(), connect(address, { pool })]);
+/** Connects this thread to itself, over shared memory by default. */
+export async function pair(pool: Pool, at: string = freshAddress()): Promise<Pair> {
+  const listener = await listen(at, { pool });
+  const [here, there] = await Promise.all([listener.accept(), connect(listener.address, { pool })]);
   await listener.close();
   return {
     here,

@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { readdirSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
 import { test } from "node:test";
 import { type AsyncEvent, devices, MoatError, openDevice, Pool } from "../../lib/verbs/mod.ts";
 import { completions, EVERYTHING, loopback, pattern } from "../support/loopback.ts";
@@ -216,20 +219,18 @@ test("poll takes completions in batches and reads them in place", async () => {
 
 test("a list longer than the queue says which request did not fit, and posts those before", async () => {
   using loop = loopback({ queuePair: { maxSendWr: 16 } });
-  const { a, b } = loop, fit = a.qp.capacity.maxSendWr;
-  const list = Array.from({ length: fit + 5 }, (_, id) => ({ id, signaled: true }));
-  assert.throws(
-    () => a.qp.postSend(list),
-    failure(
-      "VERB_FAILED",
-      /ibv_post_send/,
-      new RegExp(`request \\d+ of ${fit + 5}`),
-      /queue is full/,
-    ),
-  );
-  b.qp.postRecv(list.slice(0, 8).map(({ id }) => ({ id })));
-  const got = await completions(b.recvs, 8);
-  assert.deepEqual(got.map(({ wrId }) => wrId), [0, 1, 2, 3, 4, 5, 6, 7]);
+  const { a, b } = loop, list = Array.from({ length: 200 }, (_, id) => ({ id }));
+  let posted = 0;
+  assert.throws(() => a.qp.postSend(list), (error) => {
+    failure("VERB_FAILED", /ibv_post_send/, /queue is full/)(error);
+    posted = Number(/request (\d+) of 200/.exec((error as Error).message)![1]) - 1;
+    return true;
+  });
+  assert.ok(posted >= 16 && posted < 200, `${posted} were posted`);
+  b.qp.postRecv(list.slice(0, 100));
+  const got = await completions(b.recvs, posted);
+  assert.deepEqual(got.map(({ wrId }) => wrId), list.slice(0, posted).map(({ id }) => id));
+  assert.equal(b.recvs.poll(), 0);
 });
 
 test("waiting for a completion ends with its signal", async () => {
@@ -441,4 +442,44 @@ test("objects made and closed again leave no descriptor behind", async () => {
   const before = count();
   for (let i = 0; i < 5; i++) await cycle();
   assert.equal(count(), before);
+});
+
+/** Runs a piece of TypeScript in a process of this runtime with less than all rights. */
+function runWith(restrict: string, script: string): string {
+  const directory = mkdtempSync(join(tmpdir(), "moat-"));
+  const file = join(directory, "script.ts"), modules = new URL("../../", import.meta.url).href;
+  writeFileSync(file, script.replaceAll("$ROOT/", modules));
+  const isBun = "Bun" in globalThis;
+  const command = isBun ? `${process.execPath} ${file}` : `${process.execPath} run -A ${file}`;
+  const { stdout, stderr } = spawnSync("sh", ["-c", `${restrict} ${command}`], {
+    encoding: "utf8",
+  });
+  rmSync(directory, { recursive: true });
+  return stdout + stderr;
+}
+
+const CATCH = `
+const report = (act: () => unknown): void => {
+  try { act(); console.log("no error"); } catch (error) { console.log(error.code, error.message); }
+};`;
+
+test("a registration above the limit of locked memory says both numbers", () => {
+  const said = runWith(
+    "ulimit -l 64; exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock",
+    `import { openDevice } from "$ROOT/lib/verbs/mod.ts";${CATCH}
+    report(() => openDevice().allocPd().allocate(1 << 20));`,
+  );
+  assert.match(said, /^VERB_FAILED ibv_reg_mr/);
+  assert.match(said, /RLIMIT_MEMLOCK is 65536 bytes, the region has 1048576/);
+  assert.match(said, /ulimit -l unlimited/);
+});
+
+test("a library that is not there is named with the package that has it", () => {
+  const said = runWith(
+    "exec env MOAT_LIBIBVERBS=libnowhere.so.9 MOAT_LIBRDMACM=libnothing.so.8",
+    `import { CmId, devices } from "$ROOT/lib/verbs/mod.ts";${CATCH}
+    report(devices); report(() => CmId.create());`,
+  );
+  assert.match(said, /^LIBRARY_NOT_FOUND .*libnowhere\.so\.9.*apt-get install libibverbs1/m);
+  assert.match(said, /^LIBRARY_NOT_FOUND .*libnothing\.so\.8.*apt-get install librdmacm1/m);
 });

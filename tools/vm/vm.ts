@@ -16,9 +16,11 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   readSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -28,7 +30,7 @@ import { StringDecoder } from "node:string_decoder";
 import { ensurePackages } from "../apt.ts";
 import { addressOf, runScript } from "./guest.ts";
 import { findInitramfs } from "./initramfs.ts";
-import { findKernel } from "./kernel.ts";
+import { findKernel, type Kernel } from "./kernel.ts";
 import { CONSOLE, qemuCommand } from "./qemu.ts";
 
 /** What has to be installed on the host, whose file system the guest uses. */
@@ -129,17 +131,41 @@ const directories = new Set<string>();
 const running = new Set<ChildProcess>();
 let watching = false;
 
+/** Makes a directory that is removed at the end, by {@linkcode cleanUp}. */
 function temporary(kind: string): string {
   if (!watching) {
     watching = true;
-    process.on("exit", () => {
-      for (const child of running) child.kill("SIGKILL");
-      for (const directory of directories) rmSync(directory, { recursive: true, force: true });
-    });
+    removeStale();
+    process.on("exit", cleanUp);
   }
-  const directory = mkdtempSync(join(tmpdir(), `moat-vm-${kind}-`));
+  const directory = mkdtempSync(join(tmpdir(), `moat-vm-${kind}-${process.pid}-`));
   directories.add(directory);
   return directory;
+}
+
+/**
+ * Kills the VMs that this process started and removes their temporary directories. That is done on
+ * exit too, but `bun test` does not tell.
+ */
+export function cleanUp(): void {
+  for (const child of running) child.kill("SIGKILL");
+  for (const directory of directories) rmSync(directory, { recursive: true, force: true });
+  directories.clear();
+}
+
+/** Removes what processes left that were killed. */
+function removeStale(): void {
+  for (const name of readdirSync(tmpdir())) {
+    const pid = /^moat-vm-[a-z0-9]+-(\d+)-\w+$/.exec(name)?.[1];
+    if (pid === undefined || existsSync(`/proc/${pid}`)) continue;
+    const path = join(tmpdir(), name);
+    try {
+      // A young one may belong to another container, with process ids of its own.
+      if (Date.now() - statSync(path).mtimeMs > 3_600_000) rmSync(path, { recursive: true });
+    } catch {
+      // Someone else's, or just gone.
+    }
+  }
 }
 
 /** Makes what joins two VMs. */
@@ -147,14 +173,21 @@ export function createLink(): Link {
   return { directory: temporary("link") };
 }
 
+let prepared: ReturnType<typeof prepare> | undefined;
+
+/** Gets what every VM needs; for the first time this may take a minute. */
+function prepare(): { kernel: Kernel; initramfs: string } {
+  ensurePackages(VM_PACKAGES);
+  const kernel = findKernel();
+  return { kernel, initramfs: findInitramfs(kernel) };
+}
+
 /** Boots a VM that runs a command. Throws an Error if what it takes is not there. */
 export async function startVm(options: VmOptions): Promise<Vm> {
   if (process.arch !== "x64" || process.platform !== "linux") {
     throw new Error("the VM runs the host's programs, and only x86-64 Linux is supported");
   }
-  ensurePackages(VM_PACKAGES);
-  const kernel = findKernel();
-  const initramfs = findInitramfs(kernel);
+  const { kernel, initramfs } = prepared ??= prepare();
 
   const host = options.host ?? 1;
   const out = options.out ?? temporary("out");
