@@ -15,6 +15,8 @@ interface BunFfi {
   ) => number;
 }
 
+const QUERY = { parameters: ["pointer", "pointer", "buffer", "usize"], result: "i32" } as const;
+
 /**
  * Calls an `int f(void *, const void *, void *, size_t)`.
  *
@@ -26,13 +28,11 @@ interface BunFfi {
 export function callQuery(address: number, first: number, out: Uint8Array): number {
   const { Deno, process } = globalThis as unknown as Globals;
   if (Deno) {
-    const pointer = (n: number): Deno.PointerObject =>
-      Deno.UnsafePointer.create(BigInt(n)) as Deno.PointerObject;
-    const call = new Deno.UnsafeFnPointer(
-      pointer(address),
-      { parameters: ["pointer", "pointer", "buffer", "usize"], result: "i32" } as const,
-    );
-    return call.call(pointer(first), null, out as Uint8Array<ArrayBuffer>, BigInt(out.byteLength));
+    const pointer = <T>(n: number): Deno.PointerObject<T> =>
+      Deno.UnsafePointer.create(BigInt(n)) as Deno.PointerObject<T>;
+    const call = new Deno.UnsafeFnPointer(pointer(address), QUERY);
+    const bytes = out as Uint8Array<ArrayBuffer>;
+    return call.call(pointer(first), null, bytes, BigInt(out.byteLength));
   }
   const { CFunction } = process.getBuiltinModule("bun:ffi") as BunFfi;
   const call = CFunction({

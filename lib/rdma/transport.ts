@@ -153,6 +153,7 @@ export class RdmaTransport extends NativeTransport {
 
   // The device does not give everything back by itself. It must, without its queue pair.
   #destroyQueuePair(): void {
+    this.core.helper.moat_rdma_kill(this.conn); // from here on nobody posts to it, on any thread
     this.#endpoint.destroyQueuePair();
     this.core.helper.moat_rdma_gone(this.conn);
   }
