@@ -3,11 +3,12 @@
  *
  * @module
  */
+import type { MoatError } from "../../ffi/errors.ts";
 import { errno } from "../../ffi/libc.ts";
 import { rdmacm } from "../../ffi/rdmacm.ts";
 import { RDMA_EVENT_CHANNEL } from "../../ffi/verbs_layout.ts";
 import { type RawEvent, readEvent } from "./cm_event.ts";
-import { verbError } from "./errors.ts";
+import { HOW_TO_MAKE_A_DEVICE, verbError } from "./errors.ts";
 import { Watch } from "./events.ts";
 import { read64, structAt } from "./native.ts";
 import { Resource } from "./resource.ts";
@@ -19,6 +20,19 @@ export interface EventTarget {
 }
 
 let shared: EventChannel | undefined;
+
+const ENODEV = 19, ENOENT = 2;
+
+// The connection manager is not there at all without a device or its module.
+function unavailable(number: number): MoatError {
+  const verb = "rdma_create_event_channel";
+  return number === ENODEV || number === ENOENT
+    ? verbError(verb, number, {
+      code: "NO_DEVICE",
+      hint: `this host has no RDMA device, or lacks the module rdma_ucm; ${HOW_TO_MAKE_A_DEVICE}`,
+    })
+    : verbError(verb, number);
+}
 
 /**
  * An event channel, `struct rdma_event_channel`, in the event loop: rdma_create_event_channel(3). Events are
@@ -38,7 +52,7 @@ export class EventChannel extends Resource {
   constructor() {
     super([]);
     this.address = rdmacm().rdma_create_event_channel();
-    if (this.address === 0) throw verbError("rdma_create_event_channel", errno());
+    if (this.address === 0) throw unavailable(errno());
     this.fd = structAt(this.address, RDMA_EVENT_CHANNEL.size).getInt32(RDMA_EVENT_CHANNEL.fd, true);
     this.#watch = new Watch(this.fd, () => this.#drain());
   }

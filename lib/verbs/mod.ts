@@ -32,6 +32,7 @@ export {
   type Segment,
 } from "./memory_region.ts";
 export { NativeMemory } from "./native.ts";
+export { PreparedSends } from "./prepared_sends.ts";
 export { ProtectionDomain } from "./protection_domain.ts";
 export { QueuePair, type QueuePairOrigin, type Segments } from "./queue_pair.ts";
 export type {

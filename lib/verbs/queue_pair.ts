@@ -15,6 +15,7 @@ import { completionError, verbError } from "./errors.ts";
 import { accessBits, type RemoteAddress, type Segment } from "./memory_region.ts";
 import { structAt } from "./native.ts";
 import { Posted } from "./posted.ts";
+import { PreparedSends } from "./prepared_sends.ts";
 import type { ProtectionDomain } from "./protection_domain.ts";
 import {
   type InitAttributes,
@@ -254,7 +255,7 @@ export class QueuePair extends Resource {
         const { id = 0, opcode = "SEND" } = all ? all[from + i]! : requests as SendRequest;
         this.#sent.add(id, opcode, slab.bytes(i));
       }
-      if (r < 0) this.#refused("ibv_post_send", r, from + taken, count);
+      if (r < 0) this.refused("ibv_post_send", r, from + taken, count);
     }
     return count;
   }
@@ -280,12 +281,13 @@ export class QueuePair extends Resource {
         const { id = 0 } = all ? all[from + i]! : requests as RecvRequest;
         this.#received.add(id, "RECV", slab.bytes(i));
       }
-      if (r < 0) this.#refused("ibv_post_recv", r, from + taken, count);
+      if (r < 0) this.refused("ibv_post_recv", r, from + taken, count);
     }
     return count;
   }
 
-  #refused(verb: string, r: number, at: number, count: number): never {
+  /** Throws the error of a request that was not taken, the one at `at` of `count`. */
+  refused(verb: string, r: number, at: number, count: number): never {
     throw verbError(verb, r, {
       device: this.#context.deviceName,
       qpNum: this.qpNum,
@@ -302,6 +304,16 @@ export class QueuePair extends Resource {
     return state === "RTS" || state === "RTR" || state === "INIT"
       ? `the queue pair is in ${state}; ${usual}`
       : `the queue pair is in ${state}`;
+  }
+
+  /** Notes a request that was posted by other means than {@linkcode postSend}, for its error. */
+  posted(id: number, opcode: string, bytes: number): void {
+    this.#sent.add(id, opcode, bytes);
+  }
+
+  /** Writes requests into memory of their own, to be posted many times without writing them again. */
+  prepareSend(requests: SendRequest | readonly SendRequest[]): PreparedSends {
+    return new PreparedSends(this, Array.isArray(requests) ? requests : [requests as SendRequest]);
   }
 
   /** Sends a message: it goes into the memory of one receive of the peer. */

@@ -111,6 +111,14 @@ export class RequestSlab {
     return slot >= 0 && slot < n ? Math.floor(slot) : 0;
   }
 
+  #checkId(id: number): void {
+    if (!(id >= 0 && id <= Number.MAX_SAFE_INTEGER)) {
+      throw new MoatError("INVALID_ARGUMENT", `a work request with the id ${id}`, {
+        hint: "pass a whole number from 0 to 2^53 - 1",
+      });
+    }
+  }
+
   #common(slot: number, id: number, segments: readonly Segment[], next: boolean): number {
     const words = this.#words, at = slot * this.#stride / 4;
     if (segments.length > this.#maxSge) {
@@ -118,11 +126,7 @@ export class RequestSlab {
         hint: `the queue pair was made for ${this.#maxSge}: see maxSendSge and maxRecvSge`,
       });
     }
-    if (!(id >= 0 && id <= Number.MAX_SAFE_INTEGER)) {
-      throw new MoatError("INVALID_ARGUMENT", `a work request with the id ${id}`, {
-        hint: "pass a whole number from 0 to 2^53 - 1",
-      });
-    }
+    this.#checkId(id);
     put64(words, at + IBV_SEND_WR.wrId / 4, id);
     put64(words, at + IBV_SEND_WR.next / 4, next ? this.address(slot + 1) : 0);
     const first = slot * this.#stride + this.#header;
@@ -180,6 +184,7 @@ export class RequestSlab {
 
   /** Changes the number of a request that was written. */
   setId(slot: number, id: number): void {
+    this.#checkId(id);
     put64(this.#words, (slot * this.#stride + IBV_SEND_WR.wrId) / 4, id);
   }
 

@@ -6,6 +6,8 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { type AsyncEvent, devices, MoatError, openDevice, Pool } from "../../lib/verbs/mod.ts";
+import { resolveData } from "../../lib/memory/core.ts";
+import { coreOf } from "../../lib/memory/pool.ts";
 import { completions, EVERYTHING, loopback, pattern } from "../support/loopback.ts";
 
 function failure(code: string, ...texts: RegExp[]): (error: unknown) => true {
@@ -233,6 +235,39 @@ test("a list longer than the queue says which request did not fit, and posts tho
   assert.equal(b.recvs.poll(), 0);
 });
 
+test("prepared requests are posted again and again, under new numbers", async () => {
+  using loop = loopback();
+  const { a, b } = loop;
+  const prepared = a.qp.prepareSend([
+    { id: 1, segments: a.memory.segment(0, 4), signaled: false },
+    { id: 2, opcode: "SEND_WITH_IMM", segments: a.memory.segment(4, 4), immediate: 3 },
+  ]);
+  b.qp.postRecv(
+    Array.from({ length: 6 }, (_, i) => ({ id: i, segments: b.memory.segment(i * 4, 4) })),
+  );
+  for (let round = 0; round < 3; round++) {
+    a.memory.bytes.fill(round + 1, 0, 8);
+    prepared.setId(1, 2 ** 40 + round);
+    prepared.post();
+    assert.equal((await completions(a.sends, 1))[0]!.wrId, 2 ** 40 + round);
+  }
+  const got = await completions(b.recvs, 6);
+  assert.deepEqual(got.map(({ immediate }) => immediate), [
+    undefined,
+    3,
+    undefined,
+    3,
+    undefined,
+    3,
+  ]);
+  assert.deepEqual(
+    [...b.memory.bytes.subarray(0, 24)],
+    [1, 2, 3].flatMap((n) => new Array(8).fill(n)),
+  );
+  a.qp.close();
+  assert.throws(() => prepared.post(), failure("RESOURCE_CLOSED"));
+});
+
 test("waiting for a completion ends with its signal", async () => {
   using loop = loopback();
   const abort = new AbortController();
@@ -311,6 +346,25 @@ test("a part of a buffer can be registered by its view", async () => {
       buffer.bytes[6000]!,
     ),
   );
+});
+
+test("a buffer whose pages a guard has scattered is registered only with its pool", async () => {
+  await using pool = Pool.create({ bytes: 1 << 20, copyThreshold: 0 });
+  using loop = loopback();
+  using buffer = pool.alloc(16_384);
+  buffer.bytes.fill(1);
+  const core = coreOf(pool), { region, bytes } = resolveData(core, buffer, "test");
+  const op = core.out(region!, bytes, "cow");
+  core.began(op, { kind: "send", state: region!.state, stack: undefined });
+  bytes[5000] = 2; // gets a private page
+  core.helper.moat_op_done(op, 0);
+  core.ended(op);
+  assert.throws(
+    () => loop.pd.register(buffer, EVERYTHING),
+    failure("INVALID_ARGUMENT", /scattered/, /registerPool/),
+  );
+  using all = loop.pd.registerPool(pool);
+  assert.ok(all.length >= 1 << 20);
 });
 
 test("bytes that are no pool's cannot be registered as a buffer", async () => {
