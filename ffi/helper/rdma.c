@@ -9,6 +9,8 @@ static inline u64 send_slot(struct conn *c, u32 i) { return c->slots + (u64)(REC
 
 // Brings the queue pair to error: from here on the device takes nothing up, and gives back what it has.
 static void rdma_die(struct conn *c, u32 state) {
+  // A goodbye that came before tells more than how it ended.
+  if (c->state == CONN_OPEN && c->their_bye) state = c->their_bye == BYE_FINISHED ? CONN_ENDED : CONN_PEER_ABORTED;
   if (c->state == CONN_OPEN) c->state = state;
   if (c->dead) return;
   u64 attr[24] = { 6 /* IBV_QPS_ERR */ };

@@ -153,8 +153,8 @@ export class RdmaListener implements Acceptor {
       transport = new RdmaTransport(this.#core, endpoint, peer, raw);
       await id.accept({
         ...PARAMETERS,
-        responderResources: Math.min(READ_DEPTH, request.initiatorDepth),
-        initiatorDepth: Math.min(READ_DEPTH, request.responderResources),
+        responderResources: Math.min(READ_DEPTH, request.responderResources),
+        initiatorDepth: Math.min(READ_DEPTH, request.initiatorDepth),
         timeout,
         ...(raw ? {} : { privateData: own(this.#core, endpoint) }),
       });
