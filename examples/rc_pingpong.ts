@@ -24,7 +24,7 @@
 import { Buffer } from "node:buffer";
 import { randomInt } from "node:crypto";
 import { parseArgs } from "node:util";
-import { type MoatError, openDevice } from "../lib/verbs/mod.ts";
+import { type Context, type GidEntry, type MoatError, openDevice } from "../lib/verbs/mod.ts";
 import { number, run } from "./verbs/support.ts";
 import {
   describe,
@@ -63,16 +63,7 @@ async function main(): Promise<void> {
   qp.init({ port: ibPort });
   let posted = post(rxDepth);
 
-  const { lid, linkLayer } = context.queryPort(ibPort);
-  const entry = gidIndex === undefined
-    ? linkLayer === "ETHERNET" ? context.preferredGid(ibPort) : undefined
-    : context.gidTable(ibPort).find(({ index }) => index === gidIndex);
-  if (!entry && (gidIndex !== undefined || linkLayer === "ETHERNET")) {
-    throw new Error(
-      `port ${ibPort} of ${context.deviceName} has no GID at ${gidIndex ?? "any index"}: ` +
-        "ibv_devinfo -v lists them",
-    );
-  }
+  const { lid } = context.queryPort(ibPort), entry = ownGid(context, ibPort, gidIndex);
   const gid = entry?.bytes ?? new Uint8Array(16);
   const own: Destination = { lid, qpn: qp.qpNum, psn: randomInt(1 << 24), gid };
   console.log(`  local address:  ${describe(own)}`);
@@ -133,6 +124,18 @@ async function main(): Promise<void> {
   const took = `in ${seconds.toFixed(2)} seconds`;
   console.log(`${total} bytes ${took} = ${(total * 8 / seconds / 1e6).toFixed(2)} Mbit/sec`);
   console.log(`${iters} iters ${took} = ${(seconds * 1e6 / iters).toFixed(2)} usec/iter`);
+}
+
+/** The GID to be reached by; InfiniBand does without. */
+function ownGid(context: Context, port: number, index: number | undefined): GidEntry | undefined {
+  const needed = index !== undefined || context.queryPort(port).linkLayer === "ETHERNET";
+  if (!needed) return undefined;
+  const entry = index === undefined
+    ? context.preferredGid(port)
+    : context.gidTable(port).find((entry) => entry.index === index);
+  if (entry) return entry;
+  const where = `port ${port} of ${context.deviceName}`;
+  throw new Error(`${where} has no GID at ${index ?? "any index"}: ibv_devinfo -v lists them`);
 }
 
 /** Some bytes again and again. ibv_rc_pingpong -c looks for a zero at the beginning of every page. */
