@@ -4,7 +4,8 @@
  * It gets what is missing (Bun, Debian packages), runs the static checks, verifies that the
  * helper's modules are what its sources build to, and runs every `tests/**` file named
  * `*_test.ts` under Deno and under Bun, one process per file and runtime; those in `tests/vm` run
- * in a VM that has a soft-RoCE device. Each static check counts as one test. The last line is `N passed, N failed`, and the exit status is 1 if anything failed.
+ * in a VM that has a soft-RoCE device. Each static check counts as one test. The last line is
+ * `N passed, N failed`, and the exit status is 1 if anything failed.
  *
  *     --only TEXT        only the checks and test files with TEXT in their names
  *     --runtime NAME     only under this runtime, deno or bun
@@ -34,6 +35,8 @@ const BUN_VERSION = "1.4.5";
 const PACKAGES = [
   ...targets.map((target) => target.package),
   "libc6-dev",
+  "libibverbs-dev",
+  "librdmacm-dev",
   ...(Deno.build.arch === "x86_64" ? ["libc6-dev-arm64-cross", "qemu-user"] : []),
 ];
 
@@ -42,7 +45,7 @@ const STATIC_CHECKS: Record<string, string[]> = {
   fmt: ["fmt", "--check"],
   lint: ["lint"],
   types: ["check"],
-  doc: ["doc", "--lint", "mod.ts"],
+  doc: ["doc", "--lint", "mod.ts", "lib/verbs/mod.ts"],
   publish: ["publish", "--dry-run", "--allow-dirty"],
 };
 const CHECKS: Record<string, string[]> = {

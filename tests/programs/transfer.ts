@@ -78,15 +78,18 @@ const roles: Record<string, () => Promise<void>> = {
     const received = channel.recv(into).then(() => {}, (error) => void codes.add(error.code));
     say("in flight");
     await new Promise((resolve) => setTimeout(resolve, 100));
+    const start = performance.now();
     const first = into.bytes[0]; // until the connection is given up
+    const milliseconds = Math.round(performance.now() - start);
     await received;
-    await report(channel, codes, [into], { first, waits: pool.stats().waits.count });
+    await report(channel, codes, [into], { first, milliseconds, waits: pool.stats().waits.count });
   },
 
   async silent(): Promise<void> {
     const channel = await connect(address, { pool });
     say("connected");
-    setInterval(() => channel.closed, 1000);
+    await new Promise((resolve) => setTimeout(resolve, 300_000)); // or until its host is no more
+    await channel.close();
   },
 };
 
