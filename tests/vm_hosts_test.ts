@@ -67,19 +67,41 @@ interface Survived {
   waits?: number;
 }
 
-for (const role of ["survive", "wait"]) {
-  const when = role === "wait" ? "while a handler waits" : "with sends and receives in flight";
-  hostsTest(
-    `the other host dies ${when}: everything rejects and every page comes back`,
-    async () => {
-      const [survivor, victim] = await two([role, ADDRESS], ["silent", ADDRESS]);
-      await Promise.all([survivor.line(/in flight/), victim.line(/connected/)]);
-      victim.kill();
-      const { status, stdout, stderr, fault } = await survivor.wait();
-      assert.equal(status, 0, stderr + (fault ?? ""));
-      const { codes, frames, bytes, waits } = last<Survived>(stdout);
+hostsTest(
+  "a host dies: on the other everything rejects, also what a handler waits for, and every page comes back",
+  async () => {
+    const link = createLink(), common = { link, timeout: 200 };
+    const roles = [["survive", "7471"], ["wait", "7472"]] as const;
+    const both = (runtime: "deno" | "bun", role: (own: string) => string): string[] => {
+      const run = roles.map(([own, port]) => {
+        const words = program(runtime, role(own), `rdma://10.9.0.1:${port}`);
+        return `(until ${words.join(" ")}; do sleep 0.3; done) &`;
+      });
+      return ["sh", "-c", `${run.join(" ")} wait`];
+    };
+    const [survivor, victim] = await Promise.all([
+      startVm({ command: both(here, (own) => own), host: 1, ...common }),
+      startVm({ command: both(other(), () => "silent"), host: 2, ...common }),
+    ]);
+    for (const vm of [survivor, victim]) await twice(vm, /in flight|^"connected"/);
+    victim.kill();
+    const { status, stdout, stderr, fault } = await survivor.wait();
+    assert.equal(status, 0, stderr + (fault ?? ""));
+    const ends = stdout.split("\n").filter((line) => line.includes("codes"))
+      .map((line) => JSON.parse(line) as Survived);
+    assert.equal(ends.length, 2, stdout);
+    for (const { codes, frames, bytes } of ends) {
       assert.deepEqual({ codes, frames, bytes }, { codes: ["PEER_LOST"], frames: 0, bytes: 0 });
-      if (role === "wait") assert.equal(waits, 1);
-    },
-  );
+    }
+    assert.deepEqual(ends.flatMap(({ waits }) => waits ?? []), [1], "accesses that waited");
+  },
+);
+
+// Waits until two lines like that have been printed.
+async function twice(vm: Vm, like: RegExp): Promise<void> {
+  let count = 0;
+  for await (const line of vm.lines()) {
+    if (like.test(line) && ++count === 2) return;
+  }
+  assert.fail(`the program ended: ${vm.stderr}`);
 }

@@ -223,11 +223,14 @@ static void probe(void) {
   if (stand_in) replace_mremap();
 }
 
+static int sanitized;  // its code is not as small as it is by itself
+
 // A signal stack no larger than the smallest that runtimes use, with nothing below it.
 static void use_small_stack(void) {
   size_t size = getauxval(51 /* AT_MINSIGSTKSZ */), room = 64 << 10;
   if (size < 8192) size = 8192;
   if (stand_in) size += 16 << 10;  // a signal within a signal
+  if (sanitized) size += 256 << 10;
   size = (size + page_size - 1) & ~(page_size - 1);
   char *stack = mmap(NULL, room + size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   CHECK(stack != MAP_FAILED && mprotect(stack + room, size, PROT_READ | PROT_WRITE) == 0);

@@ -163,9 +163,10 @@ test("an AbortSignal takes a receive back: the buffer opens, and the message goe
   await refused;
   buf.bytes[0] = 1; // without waiting
   assert.equal(pool.stats().waits.count, 0);
-  void here.send(pattern(3, 64 * KIB));
+  const sent = here.send(pattern(3, 64 * KIB));
   using message = await there.recv();
   assertBytes(message!.bytes, pattern(3, 64 * KIB), "the next");
+  await sent;
 });
 
 test("messages move on while this thread computes, without the event loop", async (t) => {
