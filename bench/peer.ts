@@ -1,6 +1,7 @@
 /**
- * The receiving process of the benchmarks: `peer.ts ADDRESS [SPIN]`. It prints "ready" once it listens,
- * and serves channels until it is killed.
+ * The receiving process of the benchmarks: `peer.ts ADDRESS [SPIN [BYTES]]`. It prints "ready" once it
+ * listens, and serves channels until it is killed. BYTES is the size of its pool, where messages over
+ * rdma:// come; 1 MiB by default.
  *
  * The first message of a channel says as JSON what is to be done with those that follow; a message of
  * one byte makes it let go of all it holds.
@@ -75,8 +76,8 @@ async function serve(channel: Channel): Promise<void> {
 }
 
 if (import.meta.main) {
-  const [address, spin = "0"] = process.argv.slice(2);
-  const pool = Pool.create({ bytes: 1 << 20 });
+  const [address, spin = "0", bytes = "1048576"] = process.argv.slice(2);
+  const pool = Pool.create({ bytes: Number(bytes) });
   const listener = await listen(address!, { pool, spin: Number(spin) });
   console.log("ready");
   for await (const channel of listener) serve(channel);

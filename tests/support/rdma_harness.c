@@ -71,6 +71,7 @@ struct qp {
   int fail_post;     // the n-th from now
   int fail_request;  // the n-th from now to be carried out, with
   uint32_t status;
+  int flood;         // the peer has a message for every receive, without end
   int sink;          // takes every message, and throws it away
   long reads, sends;
 };
@@ -94,7 +95,7 @@ struct end {
   struct result { int status, consumed; long len; uint64_t hash; } result[8192];
   int sent;             // messages, in the order they were sent
   struct { long len; uint64_t hash; } message[8192];
-  int live;             // operations
+  int live, takes;      // operations; of them, receives without a place
 };
 enum { SLOT_KEY = 7, POOL_KEY = 9, REMOTE_KEY = 11 };
 
@@ -222,6 +223,8 @@ static int poll_cq(struct cq *c, int n, struct wc *wc) {
   int k = 0;
   lock_device();
   if (automatic) run_device();
+  static const struct header nothing_new = { .kind = M_CONTROL };
+  while (c->end->qp.flood && deliver(&c->end->qp, (const uint8_t *)&nothing_new, HEADER)) {}
   for (; k < n && c->head != c->tail && !c->held; k++) {
     uint64_t upto = c->upto[c->head % CQ];
     if (upto) c->end->qp.freed = upto;
@@ -312,7 +315,7 @@ static void plug(struct end *e, const struct options *o) {
   e->max_sge = o->max_sge ? o->max_sge : 16;
   e->channel = eventfd(0, EFD_SEMAPHORE | EFD_NONBLOCK);
   e->slots = aligned_alloc(SLOT, (RECV_SLOTS + SEND_SLOTS + 1) * SLOT);
-  e->started = e->sent = e->live = 0;
+  e->started = e->sent = e->live = e->takes = 0;
   CHECK(e->channel >= 0 && e->slots);
   memset(e->slots, 0xee, (RECV_SLOTS + SEND_SLOTS) * SLOT);
   uint64_t config[] = { (uintptr_t)&e->qp, (uintptr_t)&e->cq, (uintptr_t)modify_qp, (uintptr_t)get_cq_event,
@@ -341,7 +344,7 @@ static void meet(struct options o) {
 
 // ---- a program, as lib/native_transport.ts and lib/rdma/transport.ts are one
 
-static uint64_t random_state = 1;
+static __thread uint64_t random_state = 1;
 static uint64_t next_random(void) {
   uint64_t z = random_state += 0x9e3779b97f4a7c15;
   z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
@@ -404,7 +407,7 @@ static int send_pages(struct end *e, uint32_t off, long len, int guard) {
   EQUAL(moat_conn_send(e->conn, op), 0);
   return op;
 }
-static uint8_t scratch[1 << 20];
+static __thread uint8_t scratch[1 << 20];
 static int send_copy(struct end *e, long len, int staged) {
   uint8_t *bytes = staged ? malloc((size_t)len + 1) : scratch;
   write_bytes(bytes, len);
@@ -443,6 +446,7 @@ static int receive_pages(struct end *e, uint32_t off, long len) {
 static int receive_any(struct end *e) {
   int op = moat_take_new(e->pool->index);
   start_op(e, op, TAKE, 0, 0, 0);
+  e->takes++;
   EQUAL(moat_conn_recv(e->conn, op), 0);
   return op;
 }
@@ -517,18 +521,19 @@ static int collect(struct end *e) {
     free(exact);
   }
   if (t.kind != SEND) e->result[t.order] = (struct result){ o->status, o->status == 0, got, hash };
+  int status = o->status;
+  track[op].kind = NOTHING;  // its number may be another's as soon as it is free
   EQUAL(moat_op_free(op), 0);
-  EQUAL(moat_op_free(op), -EINVAL);
   if (t.take >= 0) {
-    EQUAL(moat_op_done(t.take, o->status), 0);
-    EQUAL(moat_op_free(t.take), 0);
     track[t.take].kind = NOTHING;
+    EQUAL(moat_op_done(t.take, status), 0);
+    EQUAL(moat_op_free(t.take), 0);
   }
+  if (t.kind == TAKE || t.take >= 0) e->takes--;
   // An operation that the device is through with leaves no page that stays closed.
   if (t.kind == RECEIVE) EQUAL(moat_restore(e->pool->index, t.page, t.pages), 0);
   memset(e->used + t.page, 0, t.pages);
   free(t.staged);
-  track[op].kind = NOTHING;
   e->live--;
   return op;
 }
@@ -1085,6 +1090,25 @@ static void case_hang_up(void) {
   part(1);
 }
 
+// Without a word, and without an event of the connection manager: the handler asks its device.
+static void case_silent_death(void) {
+  meet((struct options){ 0 });
+  int op = send_pages(a, 0, 9000, WAIT);
+  run();
+  lock_device();
+  b->qp.error = b->qp.paused = 1;
+  unlock_device();
+  double t0 = seconds();
+  window(a, track[op].page, 0)[0]++;
+  CHECK(seconds() - t0 > 0.9 && seconds() - t0 < 10);
+  EQUAL(moat_conn_state(a->conn), LOST);
+  EQUAL(stat(a->pool, TIMEOUTS), 0);
+  settle(a);
+  EQUAL(status_of[op], -ECONNRESET);
+  EQUAL(moat_rdma_query(a->conn, R_HAS_ERROR), 1);
+  part(1);
+}
+
 static void case_post_fails(void) {
   make_pools((struct options){ .pages = 1600, .reserve = 1600 });
   meet((struct options){ 0 });
@@ -1296,6 +1320,51 @@ static void case_doorbell(void) {
   part(0);
   close(pair[0]);
   pthread_join(thread, NULL);
+}
+
+// A program on each side, in a thread of its own. One rewrites what it sends, and waits until it may; the other
+// looks at what it receives before it has come.
+enum { STREAM = 3000 };
+static void *stream(void *arg) {
+  struct end *e = arg;
+  random_state = (uint64_t)(e == a) + 77;
+  if (e == b) use_small_stack();
+  for (int i = 0;; i++) {
+    uint32_t what = below(12);
+    int got = 0, open = 0, posted = -1;
+    for (int k = 0; k < e->started; k++) got += e->result[k].consumed, open += e->result[k].status == -EINPROGRESS;
+    if (e->sent == STREAM && got == STREAM && e->live == 0) return NULL;
+    if (got + open == STREAM) what = what < 6 ? what : 11;
+    long len = below(2) ? below(3000) : below(30000);
+    int op = -1;
+    if (e->sent < STREAM && e->live - open < 40) {
+      if (what == 0) CHECK(send_eager(e, len % EAGER) <= 0);
+      if (what == 1) op = send_pages(e, below(4096), len, COW);
+      if (what == 2) op = send_pages(e, below(4096), len, e == a ? WAIT : COW);
+      if (what == 3) op = send_copy(e, len % 9000, (int)below(2)), op = -1;
+      if (op >= 0 && !below(4)) write_bytes(window(e, track[op].page, track[op].off), len);
+    }
+    if (open < 20) {
+      if (what >= 6 && what <= 8) posted = receive_pages(e, below(4096), 30000);
+      if (what == 9) receive_any(e);
+    }
+    if (what == 10) CHECK(take(e) >= 0);
+    if (posted >= 0 && e == b && !e->takes && got + open + 1 < STREAM && !below(4))
+      (void)*window(e, track[posted].page, track[posted].off);
+    while (collect(e) >= 0) {}
+    if (i % 64 == 0) sched_yield();
+  }
+}
+static void case_two_threads(void) {
+  meet((struct options){ 0 });
+  pthread_t thread;
+  CHECK(pthread_create(&thread, NULL, stream, b) == 0);
+  stream(a);
+  pthread_join(thread, NULL);
+  for (int i = 0; i < 2; i++) EQUAL(stat(ends[i].pool, TIMEOUTS), 0);
+  part(0);
+  EQUAL(compare(a, b), STREAM);
+  EQUAL(compare(b, a), STREAM);
 }
 
 // ---- anything
@@ -1532,6 +1601,21 @@ static void case_false_release(void) {
   leave_hostile();
 }
 
+static void case_flood(void) {
+  meet_hostile();
+  int in = receive_pages(a, 0, 100);
+  a->qp.flood = 1;
+  EQUAL(moat_conn_next(a->conn), -1);
+  EQUAL(moat_conn_arm(a->conn), 1);  // nothing will ring for what is there already
+  a->qp.flood = 0;
+  for (int i = 0; i < 3; i++) EQUAL(moat_conn_next(a->conn), -1);
+  EQUAL(moat_conn_arm(a->conn), 0);
+  EQUAL(moat_conn_cancel(in), 0);
+  EQUAL(collect(a), in);
+  EQUAL(moat_conn_state(a->conn), OPEN);
+  leave_hostile();
+}
+
 static void fuzz(int messages) {
   meet_hostile();
   struct header *h = (struct header *)forged;
@@ -1612,9 +1696,9 @@ static const struct { const char *name; void (*run)(void); } cases[] = {
   CASE(sizes), CASE(overwritten), CASE(chain), CASE(longest_chain), CASE(mended), CASE(chain_after_eager),
   CASE(credits), CASE(control_flood), CASE(never_receives), CASE(batched), CASE(signalling), CASE(cancelled),
   CASE(cancelled_want), CASE(too_large), CASE(order), CASE(landing), CASE(few_pieces), CASE(staged),
-  CASE(abort_while_read), CASE(goodbye_then_flush), CASE(hang_up), CASE(post_fails), CASE(request_fails),
-  CASE(lost_flush), CASE(raw), CASE(end_before_it_begins), CASE(handler), CASE(own_thread), CASE(doorbell),
-  CASE(random), CASE(random_failures), CASE(malformed), CASE(false_release), CASE(fuzz),
+  CASE(abort_while_read), CASE(goodbye_then_flush), CASE(hang_up), CASE(silent_death), CASE(post_fails), CASE(request_fails),
+  CASE(lost_flush), CASE(raw), CASE(end_before_it_begins), CASE(handler), CASE(own_thread), CASE(doorbell), CASE(two_threads),
+  CASE(random), CASE(random_failures), CASE(malformed), CASE(false_release), CASE(flood), CASE(fuzz),
 };
 
 int main(int argc, char **argv) {
