@@ -36,13 +36,14 @@ export const OP = {
   len: 32,
   got: 40,
   desc: 48,
+  seq: 128,
 } as const;
 
 /** `struct desc` of the helper: a message's descriptor on the wire. */
 export const DESC = { size: 64, id: 0, kind: 4, len: 8, off: 16, nruns: 20, runs: 24 } as const;
 
 /** Kinds of descriptors. */
-export const DESC_KIND = { eager: 1, pages: 2, table: 3 } as const;
+export const DESC_KIND = { eager: 1, pages: 2, table: 3, landed: 4 } as const;
 
 /** `op.flags`: a small message was parked in frames of the pool. */
 export const OP_PARKED = 4;

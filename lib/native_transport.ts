@@ -19,9 +19,9 @@ const STATES: readonly TransportState[] = [
   "peer-aborted",
 ];
 
-/** Where in the report {@linkcode NativeTransport.next} and {@linkcode Transport.taken} look. */
-export const TAKEN = 0;
-export const DONE = OP.size;
+// Where in the report next() and taken() look.
+const TAKEN = 0;
+const DONE = OP.size;
 
 /** A connection of the helper. */
 export abstract class NativeTransport implements Transport {

@@ -21,7 +21,7 @@ enum prot { RW, RO, CLOSED };  // what the window page allows the program
 enum outcome { DID_RESTORE = 1, DID_PRIVATE, DID_WAIT, DID_TIMEOUT, DID_DEADLOCK, DID_DEGRADE };
 enum op_kind { OP_OUT = 1, OP_IN, OP_TAKE };
 enum op_state { OP_FREE, OP_HELD, OP_QUEUED, OP_POSTED, OP_DONE };
-enum op_flag { OP_STAGED = 1, OP_VIOLATED = 2, OP_PARKED = 4, OP_PULLED = 8, OP_BROKEN = 16, OP_AT_DEVICE = 32 };
+enum op_flag { OP_STAGED = 1, OP_VIOLATED = 2, OP_PARKED = 4, OP_PULLED = 8, OP_BROKEN = 16, OP_AT_DEVICE = 32, OP_AHEAD = 64 };
 
 // The order is mirrored in lib/memory/stats.ts.
 enum stat {
@@ -35,7 +35,7 @@ struct run { u32 frame, count; };
 #define MAX_RUNS (1u << 20)  // of a message. A peer can let its list go in a circle, and it is walked under a lock
 
 // A message as a list of runs of frames. It is also the descriptor on the wire (64 bytes).
-enum desc_kind { D_EAGER = 1, D_PAGES, D_TABLE };
+enum desc_kind { D_EAGER = 1, D_PAGES, D_TABLE, D_LANDED };  // D_LANDED: of a received message, in the pages of operation seq
 struct desc {
   u32 id;      // the sender's operation; the receiver echoes it to release the message
   u32 kind;
@@ -60,7 +60,7 @@ struct op {
   u64 src;          // OP_STAGED: address of the bytes, kept alive by JavaScript until the operation is done
   u32 next_free;
   u32 last_table;   // last frame of the run list, for appending
-  u32 seq;          // receives: the peer's descriptor number
+  u32 seq;          // receives: the peer's descriptor number, or what D_LANDED says
   u32 reads;        // receives over verbs: reads at the device
   u32 pad[6];
 };

@@ -387,48 +387,104 @@ static int announced(struct conn *c) {
   return 0;
 }
 
+// Begins to read the announced message at the head into a receive.
+static void pull(struct conn *c, s32 i) {
+  struct op *o = &G.op[i];
+  struct header *h = arrived_head(c);
+  o->got = h->len;
+  o->seq = h->id;
+  o->reads = 0;
+  store_rel(&o->state, OP_POSTED);
+  c->pulls++;
+  c->pulling = i;
+  c->pull_slot = c->arrived[c->arr_head++ % RECV_SLOTS];
+  c->pull_run = 0;
+  c->pull_at = 0;
+  c->pull_off = h->off;
+  post_reads(c);
+}
+
+// Can the message at the head be read now? It is then whole, and nothing else is being posted.
+static int can_pull(struct conn *c) {
+  if (c->arr_head == c->arr_tail || arrived_head(c)->kind != M_PAGES || c->dead || c->pulling >= 0) return 0;
+  int whole = announced(c);
+  if (whole < 0) rdma_die(c, CONN_BROKEN);
+  return whole > 0 && c->nreleases + c->pulls < RELEASES;
+}
+
+// Copies a message that was read ahead of its receive.
+static void copy_landed(const struct op *from, const struct op *to) {
+  u64 at = 0;
+  while (at < from->got) {
+    u8 *bytes;
+    u64 n = place_of(&G.pool[from->pool], from, at, from->got - at, &bytes);
+    copy_in(&G.pool[to->pool], to, at, bytes, n);
+    at += n;
+  }
+}
+
+// Hands what landed at `r` over as the message of `o`.
+static void claim(struct conn *c, struct op *o, s32 r) {
+  pop(&c->ahead);
+  c->nahead--;
+  c->no_room = 0;
+  o->kind = OP_TAKE;
+  o->flags = 0;
+  o->d.kind = D_LANDED;
+  o->seq = (u32)r;
+  o->len = o->got = G.op[r].got;
+}
+
 // Gives messages to the receives that wait for them, in order. Returns how many ended.
 static int receive_posted_rdma(struct conn *c) {
   int ended = 0;
   c->wants = 0;
-  while (c->rq.head >= 0 && c->arr_head != c->arr_tail && c->pulling < 0) {
-    s32 i = c->rq.head;
+  while (c->rq.head >= 0) {
+    s32 i = c->rq.head, r = c->ahead.head;
     struct op *o = &G.op[i];
-    struct header *h = arrived_head(c);
-    u32 slot = c->arrived[c->arr_head % RECV_SLOTS];
-    if (h->kind == M_PAGES) {
-      if (c->dead) break;  // it cannot be read any more
-      int whole = announced(c);
-      if (whole < 0) rdma_die(c, c->state = CONN_BROKEN);
-      if (whole <= 0) break;
+    c->streaming = o->kind == OP_TAKE;
+    if (r >= 0) {
+      if (load_acq(&G.op[r].state) != OP_DONE) break;
+      o->got = G.op[r].got;
+      if (o->kind == OP_IN && o->got > o->len) {  // the message stays for a receive it fits
+        pop(&c->rq);
+        complete(c, i, -E_MSGSIZE);
+      } else if (o->kind == OP_IN) {
+        copy_landed(&G.op[r], o);
+        pop(&c->ahead);
+        c->nahead--;
+        push(&c->cq, r);  // JavaScript has its pages back
+        pop(&c->rq);
+        complete(c, i, 0);
+      } else {
+        pop(&c->rq);
+        claim(c, o, r);
+        complete(c, i, 0);
+      }
+      ended++;
+      continue;
     }
+    if (c->arr_head == c->arr_tail || c->pulling >= 0) break;
+    struct header *h = arrived_head(c);
     o->got = h->len;
-    if (o->kind == OP_IN && h->len > o->len) {  // the message stays for a receive it fits
+    if (o->kind == OP_IN && h->len > o->len) {
       pop(&c->rq);
       complete(c, i, -E_MSGSIZE);
       ended++;
       continue;
     }
-    if (h->kind == M_PAGES && o->kind == OP_TAKE) {
-      c->wants = 1;
-      break;
-    }
-    if (h->kind == M_PAGES && c->nreleases + c->pulls >= RELEASES) break;
-    pop(&c->rq);
-    c->arr_head++;
     if (h->kind == M_PAGES) {
-      store_rel(&o->state, OP_POSTED);
-      o->seq = h->id;
-      o->reads = 0;
-      c->pulls++;
-      c->pulling = i;
-      c->pull_slot = slot;
-      c->pull_run = 0;
-      c->pull_at = 0;
-      c->pull_off = h->off;
-      post_reads(c);
+      if (!can_pull(c)) break;
+      if (o->kind == OP_TAKE) {
+        c->wants = 1;
+        break;
+      }
+      pop(&c->rq);
+      pull(c, i);
       continue;
     }
+    u32 slot = c->arrived[c->arr_head++ % RECV_SLOTS];
+    pop(&c->rq);
     if (o->kind == OP_IN) {
       copy_in(&G.pool[o->pool], o, 0, (const u8 *)(h + 1), h->len);
       consume(c, slot);
@@ -440,6 +496,10 @@ static int receive_posted_rdma(struct conn *c) {
     complete(c, i, 0);
     ended++;
   }
+  // A program that takes message after message gets some ahead: so many reads are under way at once.
+  if (c->streaming && (c->rq.head < 0 || c->ahead.head >= 0) && c->nahead < MAX_AHEAD && !c->no_room &&
+      c->state == CONN_OPEN && can_pull(c))
+    c->wants = 1;
   return ended;
 }
 
@@ -457,10 +517,17 @@ static s32 rdma_collect(struct conn *c, struct op *o, u8 *to) {
 
 static s32 rdma_take(struct conn *c, s32 me) {
   rdma_poll(c, me);
+  struct op *o = &c->taken;
+  s32 r = c->ahead.head;
+  c->streaming = 1;
+  if (r >= 0) {
+    if (load_acq(&G.op[r].state) != OP_DONE) return 0;
+    claim(c, o, r);
+    return 1;
+  }
   if (c->arr_head == c->arr_tail) return state_error(c->state);
   struct header *h = arrived_head(c);
   if (h->kind == M_PAGES) return c->dead ? state_error(c->state) : 0;  // as an operation, which JavaScript gives a place
-  struct op *o = &c->taken;
   o->kind = OP_TAKE;
   o->flags = 0;
   o->d.kind = D_EAGER;
@@ -530,7 +597,10 @@ static void on_sent(struct conn *c, u64 upto, s32 status) {
       if (!o->reads && (o->flags & OP_PULLED) && !(o->flags & OP_BROKEN)) {
         c->pulls--;
         c->release_id[c->nreleases++] = o->seq;
-        complete(c, s->op, 0);
+        if (o->flags & OP_AHEAD)
+          op_finish(s->op, 0);  // waits for its receive
+        else
+          complete(c, s->op, 0);
       }
     }
     if (s->kind == W_CONTROL) {
@@ -609,10 +679,20 @@ static void post_raw(struct conn *c) {
 }
 static void on_raw(struct conn *c, const struct ibv_wc *w) {
   s32 i = (s32)(w->wr_id & 0x7fffffff);
+  struct op *o = &G.op[i];
   if (w->status != WC_SUCCESS) return;  // ends with the connection
-  G.op[i].got = w->byte_len;
+  o->got = w->byte_len;
   c->pulls--;
-  complete(c, i, 0);
+  if (!(o->flags & OP_AHEAD)) {
+    complete(c, i, 0);
+    return;
+  }
+  struct op *take = &G.op[o->seq];
+  op_finish(i, 0);
+  take->d.kind = D_LANDED;
+  take->len = take->got = o->got;
+  complete(c, (s32)o->seq, 0);
+  take->seq = (u32)i;
 }
 
 // ---- moving on
@@ -628,10 +708,26 @@ static void end_all(struct conn *c, s32 me, s32 status) {
       complete(c, (s32)i, status);
     } else if (o->kind == OP_IN && c->drained) {
       c->pulls--;
+      if (c->raw && (o->flags & OP_AHEAD)) complete(c, (s32)o->seq, status);
+      if (!c->raw && (o->flags & OP_AHEAD)) {
+        unlink_op(&c->ahead, (s32)i);
+        c->nahead--;
+      }
       complete(c, (s32)i, status);
     }
   }
   if (c->drained) c->pulling = -1;
+}
+
+// Gives JavaScript back what was read ahead and nobody will ask for.
+static void drop_ahead(struct conn *c) {
+  for (s32 r = c->ahead.head, next; r >= 0; r = next) {
+    next = (s32)G.op[r].next_free;
+    if (load_acq(&G.op[r].state) != OP_DONE) continue;
+    unlink_op(&c->ahead, r);
+    c->nahead--;
+    push(&c->cq, r);
+  }
 }
 
 static int rdma_poll(struct conn *c, s32 me) {
@@ -647,12 +743,10 @@ static int rdma_poll(struct conn *c, s32 me) {
   if (c->state == CONN_PEER_ABORTED || c->state == CONN_BROKEN) rdma_die(c, c->state);
 
   if (c->pulling >= 0) post_reads(c);
-  if (c->rq.head >= 0) {
-    if (c->raw)
-      post_raw(c);
-    else
-      receive_posted_rdma(c);
-  }
+  if (c->raw)
+    post_raw(c);
+  else if (!c->ended)
+    receive_posted_rdma(c);
   if (c->state == CONN_OPEN && !c->dead) {
     rdma_flush(c, me);
   } else {
@@ -661,7 +755,8 @@ static int rdma_poll(struct conn *c, s32 me) {
     // Who said goodbye reads nothing of ours any more; else the device has to have let go.
     if (c->state == CONN_ENDED || c->drained) end_all(c, me, status);
     // What arrived before the end can still be received, unless it would have to be read from the peer.
-    if (c->state != CONN_OPEN && c->rq.head >= 0 && c->pulling < 0 &&
+    if (c->ended) drop_ahead(c);
+    if (c->state != CONN_OPEN && c->rq.head >= 0 && c->pulling < 0 && c->ahead.head < 0 &&
         (c->arr_head == c->arr_tail || (c->dead && arrived_head(c)->kind == M_PAGES)))
       fail_queue(c, &c->rq, status);
   }
@@ -731,6 +826,7 @@ EXPORT s32 moat_rdma_add(s32 pool, s32 fd, const u64 *cfg) {
   c->read_bytes = (u32)cfg[11];
   c->raw = (u32)cfg[12];
   c->pulling = -1;
+  c->ahead = (struct queue){ -1, -1 };
   c->send_free = (1ul << SEND_SLOTS) - 1;
   c->nsend_free = SEND_SLOTS;
   for (u32 k = 0; k < RECV_SLOTS && !c->raw; k++) post_recv_slot(c, k);
@@ -765,38 +861,57 @@ EXPORT s32 moat_rdma_hangup(s32 i) {
   unlock(&c->lock);
   return 0;
 }
-// The bytes of the announced message for which JavaScript has to find a place; 0 if there is none. In raw
-// mode 1: the size is not known.
+// Is it a receive that waits for a place, and not the next that may?
+static int needed(struct conn *c) {
+  return c->rq.head >= 0 && G.op[c->rq.head].kind == OP_TAKE && c->ahead.head < 0;
+}
+// The bytes of the announced message for which JavaScript has to find a place; less than 0 if nobody waits for
+// it yet; 0 if there is none. In raw mode 1: the size is not known.
 EXPORT f64 moat_rdma_wants(s32 i) {
   struct conn *c = conn_at(i);
   if (!c || !c->wants) return 0;
   lock(&c->lock);
   f64 n = 0;
-  if (c->wants && c->rq.head >= 0 && G.op[c->rq.head].kind == OP_TAKE)
-    n = c->raw ? 1 : c->arr_head != c->arr_tail ? (f64)arrived_head(c)->len : 0;
+  if (c->wants && c->raw)
+    n = 1;
+  else if (c->wants && c->arr_head != c->arr_tail)
+    n = needed(c) ? (f64)arrived_head(c)->len : -(f64)arrived_head(c)->len;
   unlock(&c->lock);
   return n;
 }
-// Puts a receive (or nothing, -1: then the waiting one fails with -ENOBUFS) in the place of the one that waits
-// for a message of any size. Returns the number of that.
+// Gives that message a place: a receive of our own, which comes back by moat_conn_next() unless it is named in
+// the `seq` of a message. -1: there is none; the receive that waits fails with -ENOBUFS. -EAGAIN: not wanted
+// any more.
 EXPORT s32 moat_rdma_land(s32 i, s32 op) {
   struct conn *c = conn_at(i);
   if (!c) return -E_INVAL;
   lock(&c->lock);
-  s32 take = c->wants && c->rq.head >= 0 && G.op[c->rq.head].kind == OP_TAKE ? pop(&c->rq) : -E_AGAIN;
-  if (take >= 0 && op < 0) {
-    complete(c, take, -E_NOBUFS);
-  } else if (take >= 0) {
-    G.op[take].conn = -1;
-    G.op[take].state = OP_HELD;
+  s32 r = -E_AGAIN, waits = needed(c);
+  if (c->wants && op < 0) {
+    if (waits)
+      complete(c, pop(&c->rq), -E_NOBUFS);
+    else
+      c->no_room = 1;
+    r = 0;
+  } else if (c->wants && c->raw && waits) {
     G.op[op].conn = i;
+    G.op[op].flags |= OP_AHEAD;
+    G.op[op].seq = (u32)pop(&c->rq);
     store_rel(&G.op[op].state, OP_QUEUED);
     push_front(&c->rq, op);
+    r = 0;
+  } else if (c->wants && !c->raw && (waits || c->rq.head < 0 || c->ahead.head >= 0) && can_pull(c)) {
+    G.op[op].conn = i;
+    G.op[op].flags |= OP_AHEAD;
+    push(&c->ahead, op);
+    c->nahead++;
+    pull(c, op);
+    r = 0;
   }
   c->wants = 0;
   rdma_poll(c, i);
   unlock(&c->lock);
-  return take;
+  return r;
 }
 // What is known of a connection's end.
 enum { R_BYE_DONE, R_DEAD, R_STUCK, R_EVENTS, R_ERROR, R_HAS_ERROR, R_REAPED };

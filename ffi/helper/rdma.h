@@ -21,6 +21,7 @@
 #define SQ_DEPTH 256u
 #define CQ_DEPTH (SQ_DEPTH + 2048u)  // and raw receives
 #define MAX_SGE 16u
+#define MAX_AHEAD 16u          // large messages read for a program that has not asked for them yet
 #define RELEASES 1000u         // messages read whose release has not been sent yet
 #define RDMA_TRANSIT_NS 500000000ul
 #define BEAT_NS 1000000000ul   // silence after which a peer that something is expected of is asked for a sign of life
@@ -72,6 +73,8 @@ struct sent { u8 kind, slot; u16 pad; s32 op; };
   u32 pull_slot, pull_run;                                                                                    \
   u64 pull_at, pull_off;                                                                                      \
   u32 wants;              /* an announced message waits for JavaScript to say where to */                     \
+  struct queue ahead;     /* receives into such places, in the order of the messages */                       \
+  u32 nahead, streaming, no_room;                                                                             \
   u32 nreleases;                                                                                              \
   u32 release_id[RELEASES];                                                                                   \
   u32 control;            /* a control message is under way */                                                \

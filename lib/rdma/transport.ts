@@ -4,12 +4,11 @@
  *
  * @module
  */
-import { MoatError } from "../../ffi/errors.ts";
 import { RDMA_QUERY } from "../../ffi/helper.ts";
 import { OP } from "../../ffi/layout.ts";
 import { type PoolCore, type Region, resolveData } from "../memory/core.ts";
 import type { PoolBuffer } from "../memory/buffer.ts";
-import { DONE, NativeTransport } from "../native_transport.ts";
+import { NativeTransport } from "../native_transport.ts";
 import type { Arrival, Ended } from "../transport.ts";
 import type { Endpoint } from "./endpoint.ts";
 import { type Hello, threadHere } from "./hello.ts";
@@ -23,12 +22,16 @@ const RAW_EAGER_MAX = 4096;
 /** Milliseconds a goodbye may take to arrive. */
 const FAREWELL = 2000;
 
-/** A message on its way into a buffer made for it, and the receive that waits for it. */
+/** A place for a message: a buffer made for it, and the receive into that. */
 interface Landing {
-  readonly take: number;
   readonly buffer: PoolBuffer;
   readonly region: Region;
+  /** Read before the program asked for it. */
+  readonly ahead: boolean;
 }
+
+/** The part of a pool that messages read ahead may take. */
+const AHEAD = 1 / 4;
 
 /** One `rdma://` connection. */
 export class RdmaTransport extends NativeTransport {
@@ -39,7 +42,7 @@ export class RdmaTransport extends NativeTransport {
   readonly #endpoint: Endpoint;
   readonly #raw: { messageBytes: number } | undefined;
   readonly #landings = new Map<number, Landing>();
-  readonly #landed = new Map<number, Landing>();
+  #bytesAhead = 0;
   #failure: unknown;
 
   /**
@@ -76,32 +79,38 @@ export class RdmaTransport extends NativeTransport {
   }
 
   override next(): Ended | undefined {
-    while (this.core.helper.moat_rdma_wants(this.conn) > 0) this.#land();
-    const ended = super.next();
-    if (!ended) {
-      if (this.#query("stuck")) this.#destroyQueuePair();
-      return undefined;
+    for (;;) {
+      while (this.core.helper.moat_rdma_wants(this.conn) !== 0) this.#land();
+      const ended = super.next();
+      if (!ended) {
+        if (this.#query("stuck")) this.#destroyQueuePair();
+        return undefined;
+      }
+      if (!this.#landings.has(ended.op)) return ended;
+      this.#landed(ended.op).buffer.free(); // nobody has asked for it, or it was not read
     }
-    const landing = this.#landings.get(ended.op);
-    return landing ? this.#touchDown(ended, landing) : ended;
   }
 
   // An announced message gets a buffer of its own in the pool, which is then received into.
   #land(): void {
     const { core, conn } = this, { helper } = core;
-    const length = this.#raw?.messageBytes ?? helper.moat_rdma_wants(conn);
+    const wanted = helper.moat_rdma_wants(conn), ahead = wanted < 0;
+    const length = this.#raw?.messageBytes ?? Math.abs(wanted);
     let buffer: PoolBuffer | undefined, region: Region | undefined, op = -1;
-    try {
-      buffer = core.pool.alloc(length);
-      region = resolveData(core, buffer, "recv").region!;
-      op = core.in(region, "none");
-    } catch {
-      buffer?.free(); // no room: the receive fails, and the message stays for the next
+    if (!ahead || this.#bytesAhead + length <= core.pool.byteLength * AHEAD) {
+      try {
+        buffer = core.pool.alloc(length);
+        region = resolveData(core, buffer, "recv").region!;
+        op = core.in(region, "none");
+      } catch {
+        buffer?.free(); // no room: a receive that waits fails, and the message stays for the next
+      }
     }
-    const take = helper.moat_rdma_land(conn, op);
+    const r = helper.moat_rdma_land(conn, op);
     if (op < 0) return;
-    if (take >= 0) {
-      this.#landings.set(op, { take, buffer: buffer!, region: region! });
+    if (r === 0) {
+      this.#landings.set(op, { buffer: buffer!, region: region!, ahead });
+      if (ahead) this.#bytesAhead += length;
     } else {
       helper.moat_op_done(op, -ECANCELED);
       helper.moat_op_free(op);
@@ -109,34 +118,27 @@ export class RdmaTransport extends NativeTransport {
     }
   }
 
-  #touchDown(ended: Ended, landing: Landing): Ended {
-    const { helper } = this.core, { take, buffer } = landing;
-    this.#landings.delete(ended.op);
-    helper.moat_op_free(ended.op);
-    helper.moat_op_done(take, ended.status);
-    if (ended.status === 0) this.#landed.set(take, landing);
-    else buffer.free();
-    return { ...ended, op: take };
+  // Forgets a receive that has ended.
+  #landed(op: number): Landing {
+    const landing = this.#landings.get(op)!;
+    this.#landings.delete(op);
+    this.core.helper.moat_op_free(op);
+    if (landing.ahead) this.#bytesAhead -= landing.buffer.byteLength;
+    return landing;
   }
 
-  override arrived(op: number): Arrival {
-    const landing = this.#landed.get(op);
-    if (!landing) return super.arrived(op);
-    this.#landed.delete(op);
-    const { core } = this, { buffer, region: { state } } = landing;
-    const got = Number(this.report.getBigUint64(DONE + OP.got, true));
+  protected open(op: number, at: number): Arrival {
+    const copy = this.copyOf(op, at);
+    if (copy) return copy;
+    const { core, report } = this;
+    const { buffer, region: { state } } = this.#landed(report.getUint32(at + OP.seq, true));
+    const got = Number(report.getBigUint64(at + OP.got, true));
     core.counters.bytesReceived += got;
     // The release must not hold the buffer: a message that is dropped is released when it is collected.
     const release = (): void => {
       if (!state.freed) core.retire(state);
     };
     return { bytes: buffer.bytes.subarray(0, got), copied: false, detaches: true, release };
-  }
-
-  protected open(op: number, at: number): Arrival {
-    const copy = this.copyOf(op, at);
-    if (copy) return copy;
-    throw new MoatError("PEER_PROTOCOL", `${this.peer}: a message that is nowhere`);
   }
 
   #query(what: keyof typeof RDMA_QUERY): number {
@@ -174,6 +176,7 @@ export class RdmaTransport extends NativeTransport {
     this.failure();
     this.#endpoint.disconnect();
     this.#destroyQueuePair();
+    while (this.next()); // what was read ahead for nobody
     const events = this.#query("events");
     this.detach();
     this.#endpoint.close(events);

@@ -51,6 +51,8 @@ struct op {
   int32_t status;
   uint64_t len, got;
   struct desc d;
+  uint64_t src;
+  uint32_t next_free, last_table, seq;
 };
 
 #define FUNCTIONS(F) \

@@ -15,7 +15,7 @@
 // ---- what the helper and the device know of each other (ffi/helper/rdma.h and verbs.h)
 
 enum { SLOT = 4096, DATA_SLOTS = 48, RECV_SLOTS = 64, SEND_SLOTS = 32, CONTROL_SLOTS = 4, SQ = 256, CQ = SQ + 1024 };
-enum { HEADER = 24, EAGER = SLOT - HEADER, RUNS = EAGER / 8, CHAIN = 21, INLINE = 188, READ_BYTES = 1 << 16 };
+enum { HEADER = 24, EAGER = SLOT - HEADER, RUNS = EAGER / 8, CHAIN = 21, INLINE = 188, READ_BYTES = 1 << 16, MAX_READS = 32 };
 enum { M_EAGER = 1, M_PAGES, M_CONTROL };
 enum { OPEN, ENDED, LOST, BROKEN, ABORTED, PEER_ABORTED };
 enum { R_BYE_DONE, R_DEAD, R_STUCK, R_EVENTS, R_ERROR, R_HAS_ERROR };
@@ -73,7 +73,8 @@ struct qp {
   uint32_t status;
   int flood;         // the peer has a message for every receive, without end
   int sink;          // takes every message, and throws it away
-  long reads, sends;
+  long reads, sends;  // carried out
+  uint64_t asked;     // reads
 };
 struct cq {
   struct context *context;
@@ -255,6 +256,7 @@ static int post_send(struct qp *q, struct send_wr *wr, struct send_wr **bad) {
     w->opcode = wr->opcode;
     w->flags = wr->send_flags;
     w->nsge = (uint32_t)wr->num_sge;
+    if (w->opcode == WR_READ) CHECK(q->error || ++q->asked - (uint64_t)q->reads <= MAX_READS + 1);  // and a beat
     if (w->nsge) memcpy(w->sge, wr->sg_list, w->nsge * sizeof *w->sge);
     if (w->flags & INLINED) {
       CHECK(w->nsge == 1 && w->sge[0].length <= INLINE);
@@ -319,7 +321,7 @@ static void plug(struct end *e, const struct options *o) {
   CHECK(e->channel >= 0 && e->slots);
   memset(e->slots, 0xee, (RECV_SLOTS + SEND_SLOTS) * SLOT);
   uint64_t config[] = { (uintptr_t)&e->qp, (uintptr_t)&e->cq, (uintptr_t)modify_qp, (uintptr_t)get_cq_event,
-                        (uintptr_t)e, (uintptr_t)e->slots, SLOT_KEY, POOL_KEY, INLINE, e->max_sge, 32, READ_BYTES,
+                        (uintptr_t)e, (uintptr_t)e->slots, SLOT_KEY, POOL_KEY, INLINE, e->max_sge, MAX_READS, READ_BYTES,
                         (uint64_t)o->raw };
   e->conn = moat_rdma_add(e->pool->index, e->channel, config);
   CHECK(e->conn >= 0);
@@ -366,8 +368,8 @@ static uint64_t hash_of(const volatile uint8_t *at, long bytes) {
   return h;
 }
 
-enum { NOTHING, SEND, RECEIVE, TAKE };
-static struct track { int kind, take, order; struct end *end; uint32_t page, pages, off; uint8_t *staged; } track[1 << 14];
+enum { NOTHING, SEND, RECEIVE, TAKE, PLACE };
+static struct track { int kind, order; struct end *end; uint32_t page, pages, off; uint8_t *staged; } track[1 << 14];
 
 static volatile uint8_t *window(struct end *e, uint32_t page, uint32_t off) { return e->pool->window + page * page_size + off; }
 static int find_pages(struct end *e, uint32_t n) {
@@ -385,7 +387,7 @@ static uint32_t pages_for(uint32_t off, long len) {
 }
 static void start_op(struct end *e, int op, int kind, uint32_t page, uint32_t pages, uint32_t off) {
   CHECK(op >= 0 && op < (1 << 14) && track[op].kind == NOTHING);
-  track[op] = (struct track){ kind, -1, kind == SEND ? -1 : e->started++, e, page, pages, off, NULL };
+  track[op] = (struct track){ kind, kind == SEND ? -1 : e->started++, e, page, pages, off, NULL };
   if (kind != SEND) e->result[track[op].order] = (struct result){ -EINPROGRESS, 0, 0, 0 };
   e->live++;
 }
@@ -452,10 +454,26 @@ static int receive_any(struct end *e) {
 }
 static struct op *taken(struct end *e) { return (struct op *)(uintptr_t)moat_conn_report(e->conn); }
 static struct op *ended(struct end *e) { return (struct op *)((uint8_t *)taken(e) + 160); }
+// A message that landed in a place of its own is read there, and the place given back.
+enum { LANDED = 4 };
+static uint64_t leave_place(struct end *e, int op, long got) {
+  struct track t = track[op];
+  CHECK(t.kind == PLACE && t.end == e && op_at(op)->state == 4 && op_at(op)->got == (uint64_t)got);
+  uint64_t hash = hash_of(window(e, t.page, t.off), got);
+  track[op].kind = NOTHING;
+  EQUAL(moat_op_free(op), 0);
+  memset(e->used + t.page, 0, t.pages);
+  return hash;
+}
 static int take(struct end *e) {
   int r = moat_conn_take(e->conn, 0);
   if (r != 1) return r;
   struct op *o = taken(e);
+  if (o->d.kind == LANDED) {
+    long got = (long)o->got;
+    e->result[e->started++] = (struct result){ 0, 1, got, leave_place(e, (int)o->seq, got) };
+    return 1;
+  }
   CHECK(o->got <= EAGER);
   uint8_t *exact = malloc(o->got + 1);
   EQUAL(moat_msg_copy(e->conn, -1, exact), 0);
@@ -466,27 +484,20 @@ static int take(struct end *e) {
 }
 static int no_room;
 static void land(struct end *e) {
-  for (double n; (n = moat_rdma_wants(e->conn)) > 0;) {
-    long len = e->raw ? 20000 : (long)n;
+  for (double n; (n = moat_rdma_wants(e->conn)) != 0;) {
+    long len = e->raw ? 20000 : (long)(n < 0 ? -n : n);  // less than 0: nobody waits for it yet
     uint32_t pages = pages_for(0, len);
     int page = no_room || len > (long)(e->pool->pages * page_size) ? -1 : find_pages(e, pages), op = -1;
     if (page >= 0) op = moat_in(e->pool->index, (uint32_t)page, pages, 0, (double)len, NO_GUARD);
     if (op < 0 && page >= 0) memset(e->used + page, 0, pages);
-    int take = moat_rdma_land(e->conn, op);
-    if (op < 0) {
-      CHECK(take >= 0);
-      continue;
-    }
-    if (take < 0) {
-      EQUAL(take, -EAGAIN);
-      EQUAL(moat_op_done(op, -ECANCELED), 0);
-      EQUAL(moat_op_free(op), 0);
-      memset(e->used + page, 0, pages);
-      continue;
-    }
-    CHECK(track[take].kind == TAKE && track[take].end == e);
-    CHECK(track[op].kind == NOTHING);
-    track[op] = (struct track){ RECEIVE, take, track[take].order, e, (uint32_t)page, pages, 0, NULL };
+    if (op >= 0) track[op] = (struct track){ PLACE, -1, e, (uint32_t)page, pages, 0, NULL };
+    int r = moat_rdma_land(e->conn, op);
+    if (op < 0 || r == 0) continue;
+    EQUAL(r, -EAGAIN);
+    track[op].kind = NOTHING;
+    EQUAL(moat_op_done(op, -ECANCELED), 0);
+    EQUAL(moat_op_free(op), 0);
+    memset(e->used + page, 0, pages);
   }
 }
 static void destroy_queue_pair(struct end *e) {
@@ -513,7 +524,15 @@ static int collect(struct end *e) {
   long got = (long)o->got;
   uint64_t hash = 0;
   if (t.kind == RECEIVE && o->status == 0) hash = hash_of(window(e, t.page, t.off), got);
-  if (t.kind == TAKE && o->status == 0) {
+  if (t.kind == PLACE) {  // nobody had the message, or it was copied out
+    track[op].kind = NOTHING;
+    EQUAL(moat_op_free(op), 0);
+    memset(e->used + t.page, 0, t.pages);
+    return op;
+  }
+  if (t.kind == TAKE && o->status == 0 && o->d.kind == LANDED) {
+    hash = leave_place(e, (int)o->seq, got);
+  } else if (t.kind == TAKE && o->status == 0) {
     EQUAL(o->d.kind, 1);
     uint8_t *exact = malloc((size_t)got + 1);
     EQUAL(moat_msg_copy(e->conn, op, exact), 0);
@@ -521,15 +540,9 @@ static int collect(struct end *e) {
     free(exact);
   }
   if (t.kind != SEND) e->result[t.order] = (struct result){ o->status, o->status == 0, got, hash };
-  int status = o->status;
   track[op].kind = NOTHING;  // its number may be another's as soon as it is free
   EQUAL(moat_op_free(op), 0);
-  if (t.take >= 0) {
-    track[t.take].kind = NOTHING;
-    EQUAL(moat_op_done(t.take, status), 0);
-    EQUAL(moat_op_free(t.take), 0);
-  }
-  if (t.kind == TAKE || t.take >= 0) e->takes--;
+  if (t.kind == TAKE) e->takes--;
   // An operation that the device is through with leaves no page that stays closed.
   if (t.kind == RECEIVE) EQUAL(moat_restore(e->pool->index, t.page, t.pages), 0);
   memset(e->used + t.page, 0, t.pages);
@@ -575,6 +588,7 @@ static int compare(struct end *from, struct end *to) {
 static void unplug(struct end *e) {
   destroy_queue_pair(e);
   settle(e);
+  while (collect(e) >= 0) {}
   EQUAL(moat_conn_busy(e->conn), 0);
   EQUAL(moat_conn_remove(e->conn), 0);
   e->conn = -1;
@@ -709,7 +723,7 @@ static void case_chain(void) {
   part(0);
   EQUAL(compare(a, b), sizeof COUNTS / sizeof *COUNTS);
 }
-// More slots than there are: the rest of the announcement, and what is too scattered for any.
+// The longest announcement, and what is too scattered for any.
 static void long_chains(uint32_t pages, int mended) {
   make_pools((struct options){ .pages = pages, .reserve = 2 * pages });
   meet((struct options){ 0 });
@@ -748,10 +762,10 @@ static void long_chains(uint32_t pages, int mended) {
   part(0);
 }
 static void case_longest_chain(void) {
-  // With requests before it whose completions nobody asked for: their slots must come back.
   long_chains(CHAIN * RUNS, 0);
 }
 static void case_mended(void) { long_chains(CHAIN * RUNS + 1, 1); }
+// Neither slots whose completions nobody asked for nor credits that have not been told of hold it up.
 static void case_chain_after_eager(void) {
   const uint32_t pages = (CHAIN - 1) * RUNS + 1;
   make_pools((struct options){ .pages = pages, .reserve = pages });
@@ -761,18 +775,20 @@ static void case_chain_after_eager(void) {
     done(op);
     done(in);
   }
-  for (int i = 0; i < 7; i++) {
-    EQUAL(send_eager(a, 10), 0);
-    EQUAL(take(b), 1);
+  for (int before = 0; before <= DATA_SLOTS; before += before < 16 ? 1 : 5) {
+    if (before) meet((struct options){ 0 });
+    for (int i = 0; i < before; i++) {
+      EQUAL(send_eager(a, 10), 0);
+      EQUAL(take(b), 1);
+      EQUAL(collect(a), -1);
+    }
+    int op = moat_out(a->pool->index, 0, pages, 0, (double)(pages * page_size), NO_GUARD);
+    start_op(a, op, SEND, 0, 0, 0);
+    EQUAL(moat_conn_send(a->conn, op), 0);
+    for (int i = 0; i < 10; i++) collect_all();
+    EQUAL(op_at(op)->state, 3);  // announced
+    part(1);
   }
-  int op = moat_out(a->pool->index, 0, pages, 0, (double)(pages * page_size), COW);
-  start_op(a, op, SEND, 0, 0, 0);
-  EQUAL(moat_conn_send(a->conn, op), 0);
-  double t0 = seconds();
-  for (int i = 0; i < 10; i++) collect_all();
-  EQUAL(op_at(op)->state, 3);  // announced at once
-  CHECK(seconds() - t0 < 0.5);
-  part(1);
 }
 
 // ---- flow
@@ -911,8 +927,8 @@ static void case_cancelled_want(void) {
     int op = receive_any(b);
     CHECK(moat_rdma_wants(b->conn) > 0);
     EQUAL(moat_conn_cancel(op), 0);
-    EQUAL(moat_rdma_wants(b->conn), 0);
     EQUAL(collect(b), op);
+    EQUAL(collect(b), -1);
     EQUAL(moat_conn_arm(b->conn), 0);  // or it would be looked after for ever
     if (!raw) CHECK(receive_pages(b, 0, 9000) >= 0);
     collect_all();
@@ -953,9 +969,7 @@ static void case_order(void) {
   CHECK(receive_pages(b, 7, 10) >= 0);
   receive_any(b);
   EQUAL(take(b), 0);
-  settle_one:
-  collect_all();
-  if (b->live == 2) goto settle_one;
+  for (int i = 0; i < 4; i++) collect_all();
   EQUAL(b->live, 1);
   EQUAL(send_eager(a, 4), 0);
   settle(b);
@@ -982,7 +996,7 @@ static void case_landing(void) {
   int op = receive_any(b);
   EQUAL(moat_rdma_wants(b->conn), 20000);
   EQUAL(moat_conn_cancel(op), 0);
-  EQUAL(moat_rdma_land(b->conn, -1), -EAGAIN);
+  CHECK(moat_rdma_land(b->conn, -1) <= 0);
   EQUAL(collect(b), op);
   CHECK(receive_pages(b, 0, 20000) >= 0);
   part(0);
@@ -1396,7 +1410,7 @@ static void anything(int failures, int steps_count) {
       CHECK(failures || r >= 0);
     } else if (what < 69) {
       int op = (int)below(200);
-      if (track[op].kind != NOTHING && track[op].kind != SEND) moat_conn_cancel(op);
+      if (track[op].kind == RECEIVE || track[op].kind == TAKE) moat_conn_cancel(op);
     } else if (what < 71) {
       e->cq.held = !below(4);
     } else if (what < 73) {
