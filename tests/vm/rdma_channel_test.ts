@@ -99,6 +99,39 @@ test("a message larger than the buffer stays for the next receive", async () => 
   }
 });
 
+test("messages read ahead go to whatever receive comes, in order, and the rest back to the pool", async () => {
+  await using pool = Pool.create({ bytes: 64 * MIB });
+  const { here, there } = await pair(pool, AT), size = 200_000, count = 12;
+  const flying = Array.from({ length: count }, (_, i) => here.send(pattern(i, size)));
+  {
+    using first = await there.recv(); // the next are read while nobody has asked for them
+    assertBytes(first!.bytes, pattern(0, size), "message 0");
+  }
+  await Promise.all(flying.slice(0, 4)); // so these have been
+  using small = pool.alloc(100), buf = pool.alloc(size + 1);
+  await assert.rejects(there.recv(small), code("MESSAGE_TOO_LARGE"));
+  for (let i = 1; i < 8; i++) {
+    if (i % 2 === 0) {
+      using message = await there.recv();
+      assertBytes(message!.bytes, pattern(i, size), `message ${i}`);
+      continue;
+    }
+    const got = there.recv(buf.bytes.subarray(1));
+    assertBytes(buf.bytes.subarray(1, size + 1), pattern(i, size), `message ${i}`); // waits
+    assert.deepEqual(await got, { bytes: size });
+  }
+  small.free();
+  buf.free();
+  there.abort(); // with some that nobody took
+  await Promise.allSettled(flying);
+  await here.close();
+  await there.close();
+  for (let i = 0; i < 100 && pool.stats().bytesAvailable < pool.byteLength; i++) {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  assertNothingHeld(pool);
+});
+
 test("without room in the pool a message stays for a receive that has some", async () => {
   await using pool = Pool.create({ bytes: 8 * MIB });
   await using tight = Pool.create({ bytes: 64 * KIB });
