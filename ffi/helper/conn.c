@@ -80,7 +80,10 @@ static void complete(struct conn *c, s32 i, s32 status) {
   push(&c->cq, i);
 }
 static void fail_queue(struct conn *c, struct queue *q, s32 status) {
-  for (s32 i; (i = pop(q)) >= 0;) complete(c, i, status);
+  for (s32 i; (i = pop(q)) >= 0;) {
+    if (G.op[i].flags & OP_AHEAD) complete(c, (s32)G.op[i].seq, status);  // the receive it stands for
+    complete(c, i, status);
+  }
 }
 // Ends the sends that are under way.
 static void fail_inflight(struct conn *c, s32 me, s32 status) {
@@ -177,7 +180,7 @@ static void revoke_receive(s32 i, s32 pool, u32 page, s32 status) {
   struct op *o = &G.op[i];
   struct conn *c = conn_at(o->conn);
   if (!c) {
-    o->flags |= OP_VIOLATED;
+    __atomic_or_fetch(&o->flags, OP_VIOLATED, __ATOMIC_RELAXED);
     return;
   }
   lock(&c->lock);
@@ -186,7 +189,7 @@ static void revoke_receive(s32 i, s32 pool, u32 page, s32 status) {
     complete(c, i, status);
     bell_ring(c->bell);  // this may be another thread than the one that waits for the receive
   } else if (page != NONE && o->pool == pool && page - o->page < o->pages && load_acq(&o->state) != OP_DONE) {
-    o->flags |= OP_VIOLATED;  // the device is writing to it
+    __atomic_or_fetch(&o->flags, OP_VIOLATED, __ATOMIC_RELAXED);  // the device is writing to it
   }
   unlock(&c->lock);
 }

@@ -160,7 +160,7 @@ static void violate(struct pool *p, s32 pool, u32 frame) {
     struct runs it = runs_of(p->dev, p->frames, &o->d);
     struct run r;
     while (runs_next(&it, &r) == 1)
-      if (frame - r.frame < r.count) o->flags |= OP_VIOLATED;
+      if (frame - r.frame < r.count) __atomic_or_fetch(&o->flags, OP_VIOLATED, __ATOMIC_RELAXED);
   }
 }
 

@@ -210,7 +210,9 @@ static int send_small(struct conn *c, struct pool *p, s32 i) {
   h->len = o->d.len;
   s32 n = frames_to_sges(c, p, &o->d, sge, c->max_sge - 1);
   c->data_sent++;
-  return n < 0 ? -1 : post_slot(c, slot, sizeof *h, W_OP, i, sge, (u32)n);
+  if (n >= 0) return post_slot(c, slot, sizeof *h, W_OP, i, sge, (u32)n);
+  copy_out(p, &o->d, o->d.len, (u8 *)(h + 1));  // in more pieces than the device takes
+  return post_slot(c, slot, (u32)sizeof *h + (u32)o->d.len, W_OP, i, 0, 0);
 }
 
 // Announces a large one, in as many slots as its list of frames needs.
@@ -277,7 +279,7 @@ static void rdma_flush(struct conn *c, s32 me) {
     }
     if (bad) break;  // dead: everything queued ends with the connection
     pop(&c->sq);
-    if (c->raw || o->d.len <= EAGER_BYTES_RDMA) o->flags |= OP_AT_DEVICE;
+    if (c->raw || o->d.len <= EAGER_BYTES_RDMA) __atomic_or_fetch(&o->flags, OP_AT_DEVICE, __ATOMIC_RELAXED);
     store_rel(&o->state, OP_POSTED);
     c->inflight++;
   }
@@ -438,7 +440,6 @@ static void claim(struct conn *c, struct op *o, s32 r) {
 // Gives messages to the receives that wait for them, in order. Returns how many ended.
 static int receive_posted_rdma(struct conn *c) {
   int ended = 0;
-  c->wants = 0;
   while (c->rq.head >= 0) {
     s32 i = c->rq.head, r = c->ahead.head;
     struct op *o = &G.op[i];
@@ -564,7 +565,7 @@ static int on_message(struct conn *c, s32 me, u32 slot, u32 bytes) {
   for (u32 i = 0; i < h->count; i++) {
     if (id[i] >= G.op_high) return -1;
     struct op *o = &G.op[id[i]];
-    if (o->conn != me || o->kind != OP_OUT || load_acq(&o->state) != OP_POSTED) return -1;
+    if (o->conn != me || o->kind != OP_OUT || load_acq(&o->state) != OP_POSTED || (o->flags & OP_AT_DEVICE)) return -1;
     c->inflight--;
     complete(c, (s32)id[i], 0);
   }
@@ -583,7 +584,7 @@ static void on_sent(struct conn *c, u64 upto, s32 status) {
     int ok = !status || (s->kind == W_SLOT && c->sq_done < upto);
     if (s->slot != NO_SLOT) slot_give(c, s->slot);
     if (s->kind == W_OP) {
-      G.op[s->op].flags &= (u16)~OP_AT_DEVICE;
+      __atomic_and_fetch(&G.op[s->op].flags, (u16)~OP_AT_DEVICE, __ATOMIC_RELAXED);
       if (ok) {
         c->inflight--;
         complete(c, s->op, 0);
@@ -616,8 +617,9 @@ static void on_raw(struct conn *c, const struct ibv_wc *w);
 
 static int reap(struct conn *c, s32 me) {
   struct ibv_wc wc[8];
-  int n, all = 0;
-  while ((n = c->rcq->context->poll_cq(c->rcq, 8, wc)) > 0) {
+  int n = 0, all = 0;
+  // A peer that sends without end gets no more than its turn.
+  while (all < (int)CQ_DEPTH && (n = c->rcq->context->poll_cq(c->rcq, 8, wc)) > 0) {
     for (int k = 0; k < n; k++) {
       struct ibv_wc *w = &wc[k];
       int bad = w->status != WC_SUCCESS;
@@ -640,6 +642,7 @@ static int reap(struct conn *c, s32 me) {
     c->heard = now_ns();
     c->reaped += (u32)all;
   }
+  c->behind = n > 0;
   return all;
 }
 
@@ -647,7 +650,6 @@ static int reap(struct conn *c, s32 me) {
 
 // Posts the receives that wait, straight into their pages.
 static void post_raw(struct conn *c) {
-  c->wants = 0;
   while (c->rq.head >= 0 && !c->dead) {
     s32 i = c->rq.head;
     struct op *o = &G.op[i];
@@ -666,6 +668,7 @@ static void post_raw(struct conn *c) {
     }
     pop(&c->rq);
     if (at < o->len) {  // in more pieces than the device takes
+      if (o->flags & OP_AHEAD) complete(c, (s32)o->seq, -E_NOBUFS);
       complete(c, i, -E_NOBUFS);
       continue;
     }
@@ -712,6 +715,7 @@ static void end_all(struct conn *c, s32 me, s32 status) {
       if (!c->raw && (o->flags & OP_AHEAD)) {
         unlink_op(&c->ahead, (s32)i);
         c->nahead--;
+        c->arr_head = c->arr_tail;  // what came behind it would be taken for what comes next
       }
       complete(c, (s32)i, status);
     }
@@ -743,6 +747,7 @@ static int rdma_poll(struct conn *c, s32 me) {
   if (c->state == CONN_PEER_ABORTED || c->state == CONN_BROKEN) rdma_die(c, c->state);
 
   if (c->pulling >= 0) post_reads(c);
+  c->wants = 0;
   if (c->raw)
     post_raw(c);
   else if (!c->ended)
@@ -777,7 +782,7 @@ static int rdma_arm(struct conn *c, s32 me) {
     c->armed = 1;
     c->rcq->context->req_notify_cq(c->rcq, 0);
   }
-  if (rdma_poll(c, me)) return 1;
+  if (rdma_poll(c, me) || c->behind) return 1;
   return c->dead && !c->drained && busy(c);  // for at most a second, then JavaScript ends it
 }
 
@@ -900,7 +905,8 @@ EXPORT s32 moat_rdma_land(s32 i, s32 op) {
     store_rel(&G.op[op].state, OP_QUEUED);
     push_front(&c->rq, op);
     r = 0;
-  } else if (c->wants && !c->raw && (waits || c->rq.head < 0 || c->ahead.head >= 0) && can_pull(c)) {
+  } else if (c->wants && !c->raw && (waits || c->rq.head < 0 || c->ahead.head >= 0) && can_pull(c) &&
+             arrived_head(c)->len <= G.op[op].len) {
     G.op[op].conn = i;
     G.op[op].flags |= OP_AHEAD;
     push(&c->ahead, op);

@@ -41,7 +41,7 @@ struct header {  // of every message in a slot; version 1 of the protocol, littl
 _Static_assert(sizeof(struct header) == 24, "the wire format");
 #define EAGER_BYTES_RDMA (SLOT_BYTES - (u32)sizeof(struct header))
 #define RUNS_IN_SLOT (EAGER_BYTES_RDMA / 8u)
-#define MAX_CHAIN 24u          // slots of one announcement; what is more scattered is copied together first
+#define MAX_CHAIN 21u          // slots of one announcement; what is more scattered is copied together first
 
 // What an entry of the send queue was for.
 enum { W_SLOT = 1, W_OP, W_READ, W_CONTROL, W_BEAT, W_DRAIN };
@@ -49,6 +49,9 @@ struct sent { u8 kind, slot; u16 pad; s32 op; };
 #define NO_SLOT 255
 #define RECEIVE (1ul << 63)    // in a wr_id: of a receive, not of the send queue
 #define RAW_RECEIVES 1024u
+
+// Of the slots that data may use, seven can be waiting for an eighth that asks for its completion.
+_Static_assert(MAX_CHAIN + CONTROL_SLOTS + 7 <= SEND_SLOTS, "an announcement always finds its slots");
 
 #define RDMA_FIELDS {                                                                                         \
   struct ibv_qp *qp;                                                                                          \
@@ -82,7 +85,7 @@ struct sent { u8 kind, slot; u16 pad; s32 op; };
   u32 armed, events;      /* completion notifications asked for; events to be acknowledged */                 \
   u32 dead, drained;      /* the queue pair is in error; and the device has given everything back */          \
   u32 begun, gone;        /* the peer is known; the queue pair has been destroyed */                          \
-  u32 beating, reaped;                                                                                                \
+  u32 beating, reaped, behind;   /* behind: there are more completions than one turn takes */                 \
   u64 heard, dead_since, ended;                                                                               \
   struct ibv_wc error;    /* the first completion that failed; its opcode is what was asked for */            \
   u32 has_error;                                                                                              \

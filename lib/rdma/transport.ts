@@ -43,6 +43,7 @@ export class RdmaTransport extends NativeTransport {
   readonly #raw: { messageBytes: number } | undefined;
   readonly #landings = new Map<number, Landing>();
   #bytesAhead = 0;
+  #detached = false;
   #failure: unknown;
 
   /**
@@ -75,7 +76,9 @@ export class RdmaTransport extends NativeTransport {
       helper.moat_rdma_begin(this.conn, 0, 0, 0, 0);
     }
     this.#endpoint.setRnrTimer();
-    this.#endpoint.ondisconnect(() => helper.moat_rdma_hangup(this.conn));
+    this.#endpoint.ondisconnect(() => {
+      if (!this.#detached) helper.moat_rdma_hangup(this.conn);
+    });
   }
 
   override next(): Ended | undefined {
@@ -178,6 +181,7 @@ export class RdmaTransport extends NativeTransport {
     this.#destroyQueuePair();
     while (this.next()); // what was read ahead for nobody
     const events = this.#query("events");
+    this.#detached = true; // the number may be another connection's from here on
     this.detach();
     this.#endpoint.close(events);
   }

@@ -1717,7 +1717,7 @@ static const struct { const char *name; void (*run)(void); } cases[] = {
 
 int main(int argc, char **argv) {
   CHECK(argc == 3 || argc == 4);
-  alarm(60);
+  alarm(30);
   if (argc == 4) random_state = (uint64_t)atol(argv[3]) * 0x9e3779b97f4a7c15;
   page_size = (size_t)sysconf(_SC_PAGESIZE);
   load(argv[1]);
