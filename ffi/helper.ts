@@ -154,8 +154,6 @@ export const RDMA_QUERY = {
   /** The address of the first completion that failed. */
   error: 4,
   hasError: 5,
-  /** Completions seen so far. */
-  reaped: 6,
 } as const;
 
 let loaded: Helper | undefined;

@@ -73,3 +73,19 @@ export const RING = {
   /** Messages up to this size travel through the ring; larger ones as pages. Bytes. */
   eagerMax: 16 << 10,
 } as const;
+
+/** Numbers of the transport over verbs (ffi/helper/rdma.h). */
+export const RDMA = {
+  /** Bytes of a slot for a small message, and of the header in it. */
+  slotBytes: 4096,
+  headerBytes: 24,
+  /** Slots for receiving and for sending. */
+  recvSlots: 64,
+  sendSlots: 32,
+  /** Entries of the send queue. */
+  sendQueue: 256,
+  /** Receives of the raw protocol. */
+  rawReceives: 1024,
+  /** Segments of a work request. */
+  maxSge: 16,
+} as const;

@@ -316,15 +316,20 @@ test("a socket left behind by a dead listener does not stand in the way", async 
 test("addresses and options that cannot be are refused with what to do", async () => {
   const pool = Pool.create({ bytes: 1 << 20 });
   for (
-    const address of ["", "shm:/x", "shm://", "shm://a b", "shm://../x", "ftp://x", "rdma://h:1", 7]
+    const address of [
+      ...["", "shm:/x", "shm://", "shm://a b", "shm://../x", "ftp://x", 7],
+      ...["rdma://", "rdma://h", "rdma://h:", "rdma://h:65536", "rdma://a b:1", "rdma://fe80::1:1"],
+    ]
   ) {
     await assert.rejects(connect(address as string, { pool }), fails("INVALID_ARGUMENT"));
     await assert.rejects(listen(address as string, { pool }), fails("INVALID_ARGUMENT"));
   }
   for (
-    const options of [{ timeout: 0 }, { timeout: NaN }, { spin: -1 }, { pool: {} as Pool }, {
-      timeout: "1" as unknown as number,
-    }]
+    const options of [
+      ...[{ timeout: 0 }, { timeout: NaN }, { timeout: "1" as unknown as number }],
+      ...[{ spin: -1 }, { pool: {} as Pool }, { rawMessageBytes: 0 }],
+      ...[{ protocol: "raw" as const }, { protocol: "other" as "raw" }], // the first is for rdma://
+    ]
   ) {
     await assert.rejects(connect("shm://x", { pool, ...options }), fails("INVALID_ARGUMENT"));
   }

@@ -5,7 +5,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { errnoName } from "../ffi/errors.ts";
-import { QUERY } from "../ffi/helper.ts";
+import { QUERY, RDMA_QUERY } from "../ffi/helper.ts";
 import {
   DESC,
   DESC_KIND,
@@ -13,6 +13,7 @@ import {
   MSGHDR,
   OP,
   OP_PARKED,
+  RDMA,
   RING,
   SIGACTION,
   SOCKADDR_UN,
@@ -138,7 +139,7 @@ const TABLES: [string, string, object, Questions][] = [
     "kinds of descriptors",
     HELPER,
     DESC_KIND,
-    { eager: "D_EAGER", pages: "D_PAGES", table: "D_TABLE" },
+    { eager: "D_EAGER", pages: "D_PAGES", table: "D_TABLE", landed: "D_LANDED" },
   ],
   ["flags of operations", HELPER, { OP_PARKED }, { OP_PARKED: "OP_PARKED" }],
   [
@@ -162,6 +163,33 @@ const TABLES: [string, string, object, Questions][] = [
       mapsUsed: "Q_MAPS_USED",
       mapsBudget: "Q_MAPS_BUDGET",
       opsLive: "Q_OPS_LIVE",
+    },
+  ],
+  [
+    "numbers of queries about verbs",
+    HELPER,
+    RDMA_QUERY,
+    {
+      byeDone: "R_BYE_DONE",
+      dead: "R_DEAD",
+      stuck: "R_STUCK",
+      events: "R_EVENTS",
+      error: "R_ERROR",
+      hasError: "R_HAS_ERROR",
+    },
+  ],
+  [
+    "numbers of the transport over verbs",
+    HELPER,
+    RDMA,
+    {
+      slotBytes: "SLOT_BYTES",
+      headerBytes: "sizeof(struct header)",
+      recvSlots: "RECV_SLOTS",
+      sendSlots: "SEND_SLOTS",
+      sendQueue: "SQ_DEPTH",
+      rawReceives: "RAW_RECEIVES",
+      maxSge: "MAX_SGE",
     },
   ],
 ];

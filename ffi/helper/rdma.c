@@ -638,10 +638,7 @@ static int reap(struct conn *c, s32 me) {
     }
     all += n;
   }
-  if (all) {
-    c->heard = now_ns();
-    c->reaped += (u32)all;
-  }
+  if (all) c->heard = now_ns();
   c->behind = n > 0;
   return all;
 }
@@ -920,7 +917,7 @@ EXPORT s32 moat_rdma_land(s32 i, s32 op) {
   return r;
 }
 // What is known of a connection's end.
-enum { R_BYE_DONE, R_DEAD, R_STUCK, R_EVENTS, R_ERROR, R_HAS_ERROR, R_REAPED };
+enum { R_BYE_DONE, R_DEAD, R_STUCK, R_EVENTS, R_ERROR, R_HAS_ERROR };
 EXPORT f64 moat_rdma_query(s32 i, s32 what) {
   struct conn *c = conn_at(i);
   if (!c) return -E_INVAL;
@@ -931,7 +928,6 @@ EXPORT f64 moat_rdma_query(s32 i, s32 what) {
     case R_EVENTS: return c->events;
     case R_ERROR: return (f64)(u64)&c->error;
     case R_HAS_ERROR: return c->has_error;
-    case R_REAPED: return c->reaped;
   }
   return -E_INVAL;
 }

@@ -85,7 +85,7 @@ _Static_assert(MAX_CHAIN + CONTROL_SLOTS + 7 <= SEND_SLOTS, "an announcement alw
   u32 armed, events;      /* completion notifications asked for; events to be acknowledged */                 \
   u32 dead, drained;      /* the queue pair is in error; and the device has given everything back */          \
   u32 begun, gone;        /* the peer is known; the queue pair has been destroyed */                          \
-  u32 beating, reaped, behind;   /* behind: there are more completions than one turn takes */                 \
+  u32 beating, behind;    /* behind: there are more completions than one turn takes */                        \
   u64 heard, dead_since, ended;                                                                               \
   struct ibv_wc error;    /* the first completion that failed; its opcode is what was asked for */            \
   u32 has_error;                                                                                              \

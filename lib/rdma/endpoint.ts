@@ -5,6 +5,7 @@
  * @module
  */
 import { ibverbs, symbolAddress } from "../../ffi/ibverbs.ts";
+import { RDMA } from "../../ffi/layout.ts";
 import { QP_ATTR_MASK } from "../../ffi/verbs_enums.ts";
 import { IBV_QP_ATTR, IBV_WC } from "../../ffi/verbs_layout.ts";
 import type { MoatError } from "../../ffi/errors.ts";
@@ -18,10 +19,6 @@ import type { MemoryRegion } from "../verbs/memory_region.ts";
 import { structAt } from "../verbs/native.ts";
 import type { QueuePair } from "../verbs/queue_pair.ts";
 import { type PoolDevice, poolDevice, release } from "./pool_device.ts";
-
-// These are the numbers of ffi/helper/rdma.h.
-const SLOT_BYTES = 4096, RECV_SLOTS = 64, SEND_SLOTS = 32;
-const SQ_DEPTH = 256, RAW_RECEIVES = 1024, MAX_SGE = 16;
 
 /** Bytes that one RDMA read asks for at most: one that is retried does not begin far back. */
 const READ_BYTES = 1 << 20;
@@ -57,19 +54,19 @@ export class Endpoint {
     const undo: (() => void)[] = [() => release(this.device)];
     try {
       const { context, pd } = this.device, limits = context.queryDevice();
-      const receives = raw ? RAW_RECEIVES : RECV_SLOTS;
+      const receives = raw ? RDMA.rawReceives : RDMA.recvSlots;
       this.#channel = context.createCompletionChannel();
       undo.push(() => this.#channel.close());
       makeNonblocking(this.#channel.fd);
-      const entries = SQ_DEPTH + receives;
+      const entries = RDMA.sendQueue + receives;
       this.#cq = context.createCq({ channel: this.#channel, entries, batch: 1 });
       undo.push(() => this.#cq.close());
-      this.#slots = pd.allocate((RECV_SLOTS + SEND_SLOTS) * SLOT_BYTES + 8);
+      this.#slots = pd.allocate((RDMA.recvSlots + RDMA.sendSlots) * RDMA.slotBytes + 8);
       undo.push(() => this.#slots.close());
-      const sges = Math.min(MAX_SGE, limits.maxSge, limits.maxSgeRd || MAX_SGE);
+      const sges = Math.min(RDMA.maxSge, limits.maxSge, limits.maxSgeRd || RDMA.maxSge);
       this.#qp = id.createQp(pd, {
         sendCq: this.#cq,
-        maxSendWr: SQ_DEPTH,
+        maxSendWr: RDMA.sendQueue,
         maxRecvWr: receives,
         maxSendSge: sges,
         maxRecvSge: sges,

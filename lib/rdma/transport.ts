@@ -5,7 +5,7 @@
  * @module
  */
 import { RDMA_QUERY } from "../../ffi/helper.ts";
-import { OP } from "../../ffi/layout.ts";
+import { OP, RDMA } from "../../ffi/layout.ts";
 import { type PoolCore, type Region, resolveData } from "../memory/core.ts";
 import type { PoolBuffer } from "../memory/buffer.ts";
 import { NativeTransport } from "../native_transport.ts";
@@ -15,9 +15,9 @@ import { type Hello, threadHere } from "./hello.ts";
 
 const ECANCELED = 125;
 
-/** Bytes of the largest message that is copied through a slot (ffi/helper/rdma.h). */
-const EAGER_MAX = 4096 - 24;
-const RAW_EAGER_MAX = 4096;
+/** Bytes of the largest message that is copied through a slot. */
+const EAGER_MAX = RDMA.slotBytes - RDMA.headerBytes;
+const RAW_EAGER_MAX = RDMA.slotBytes;
 
 /** Milliseconds a goodbye may take to arrive. */
 const FAREWELL = 2000;
