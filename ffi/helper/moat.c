@@ -3,7 +3,7 @@
 //   fault.c   the SIGSEGV handler
 //   conn.c    connections: what the transports have in common (a handler that waits must move them on)
 //   shm.c     the shared-memory transport; shm_message.c  its messages, read in place
-//   rdma.c    the transport over verbs
+//   rdma.c    the transport over verbs; rdma_post.c, rdma_send.c, rdma_receive.c  its parts
 //   verbs.c   thunks for the inline verbs
 //   bell.c    the thread that wakes the event loop
 // Exported functions return -errno. Arguments are i32 (handles, pages, counts) or f64 (addresses and byte
@@ -12,6 +12,9 @@
 #include "fault.c"
 #include "conn.c"
 #include "shm.c"
+#include "rdma_post.c"
+#include "rdma_send.c"
+#include "rdma_receive.c"
 #include "rdma.c"
 #include "shm_message.c"
 #include "verbs.c"
