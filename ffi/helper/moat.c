@@ -1,5 +1,5 @@
 // The helper of Moat: what cannot be TypeScript. One translation unit, freestanding, no libc.
-//   memory.c  pools, frames, reference counts, guards
+//   frames.c  what is behind each page; ops.c  operations and their guards; pools.c  buffers and pools
 //   fault.c   the SIGSEGV handler
 //   conn.c    connections: what the transports have in common (a handler that waits must move them on)
 //   shm.c     the shared-memory transport; shm_message.c  its messages, read in place
@@ -8,7 +8,9 @@
 //   bell.c    the thread that wakes the event loop
 // Exported functions return -errno. Arguments are i32 (handles, pages, counts) or f64 (addresses and byte
 // counts, exact below 2^53), because those are what a foreign call costs least with.
-#include "memory.c"
+#include "frames.c"
+#include "ops.c"
+#include "pools.c"
 #include "fault.c"
 #include "conn.c"
 #include "shm.c"
