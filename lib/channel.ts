@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { GuardTimeoutError, MoatError } from "../ffi/errors.ts";
+import { type GuardTimeoutError, MoatError } from "../ffi/errors.ts";
+import { endError } from "./channel_errors.ts";
 import {
   describe,
   type Operation,
@@ -79,8 +80,7 @@ interface Lease {
   readonly release: (escaped: boolean) => void;
 }
 
-const EAGAIN = 11, EPIPE = 32, EPROTO = 71, EMSGSIZE = 90, ECONNRESET = 104, ENOBUFS = 105;
-const ETIMEDOUT = 110, ECANCELED = 125, EOWNERDEAD = 130, EBUSY = 16, ENOMEM = 12;
+const EAGAIN = 11, ENOMEM = 12, EPIPE = 32, ENOBUFS = 105, ECANCELED = 125;
 
 const COPIED: Promise<SendResult>[] = [];
 
@@ -155,7 +155,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
    * Sends a message. What is sent is what `data` holds at the call; `data` may be touched at once.
    *
    * Resolves when the data is no longer needed: for copied data at once, else when the receiver has
-   * released the message.
+   * released the message (`shm://`) or read it (`rdma://`).
    *
    * @param data pool memory (a buffer, or any view of one) is sent from where it is; other memory is copied
    * @throws {MoatError} As a rejection: `INVALID_ARGUMENT`, `BUFFER_FREED`, `DETACHED_VIEW`, `FOREIGN_BUFFER`
@@ -271,9 +271,10 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
   /**
    * Receives the next message, or `null` when the peer has closed.
    *
-   * @throws {MoatError} As a rejection: how the channel ended, or `signal.reason`.
+   * @throws {MoatError} As a rejection: `POOL_EXHAUSTED` if the pool has no room for it (it stays for the next
+   * receive), how the channel ended, or `signal.reason`.
    */
-  recv(): Promise<Message | null>;
+  recv(options?: Pick<ReceiveOptions, "signal">): Promise<Message | null>;
   /**
    * Receives the next message into a buffer. An access to the buffer waits until the message is there.
    * Resolves to `null`, with the buffer as it was, when the peer has closed.
@@ -283,10 +284,13 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
    * ended, or `signal.reason`.
    */
   recv(into: Data, options?: ReceiveOptions): Promise<ReceiveResult | null>;
-  recv(into?: Data, options: ReceiveOptions = {}): Promise<Message | ReceiveResult | null> {
+  recv(
+    into?: Data | ReceiveOptions,
+    options: ReceiveOptions = {},
+  ): Promise<Message | ReceiveResult | null> {
     try {
       return into === undefined || isOptions(into)
-        ? this.#recvMessage((into as ReceiveOptions | undefined) ?? {})
+        ? this.#recvMessage(into ?? options)
         : this.#recvInto(into, options);
     } catch (error) {
       return Promise.reject(error);
@@ -504,55 +508,8 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
   }
 
   #errorOf(status: number, what: string, room = 0, got = 0): MoatError {
-    const peer = this.#transport.peer;
-    switch (-status) {
-      case EPIPE:
-        return new MoatError("CHANNEL_CLOSED", `${what}: ${peer} has closed the channel`);
-      case ECONNRESET: {
-        const cause = this.#transport.failure?.();
-        return new MoatError(
-          "PEER_LOST",
-          `${what}: ${peer} went away without closing the channel`,
-          {
-            hint: "it was killed, crashed, or exited without close()",
-            ...(cause === undefined ? {} : { cause }),
-          },
-        );
-      }
-      case EPROTO:
-        return new MoatError("PEER_PROTOCOL", `${what}: ${peer} sent what is not the protocol`, {
-          hint: "the channel has been cut off",
-        });
-      case EOWNERDEAD:
-        return new MoatError("PEER_ABORTED", `${what}: ${peer} aborted the channel`);
-      case EMSGSIZE:
-        return new MoatError(
-          "MESSAGE_TOO_LARGE",
-          `${what}: a message of ${got} bytes does not fit the buffer of ${room}`,
-          { hint: "receive it again into a larger buffer, or with recv() alone" },
-        );
-      case ETIMEDOUT:
-        return new GuardTimeoutError(
-          `${what}: an access to the buffer waited longer than guardTimeout`,
-          {
-            hint:
-              "await the operation before using the buffer, or raise Pool.create({ guardTimeout })",
-          },
-        );
-      case EBUSY:
-        return new GuardTimeoutError(
-          `${what}: the buffer was used by the thread that drives both ends, so the wait could not end`,
-          {
-            hint: "await the operation first, or put the other end into another Worker or process",
-          },
-        );
-      case ECANCELED:
-        return this.#phase === "aborted"
-          ? new MoatError("ABORTED", `${what}: the channel was aborted`, { cause: this.#reason })
-          : new MoatError("CHANNEL_CLOSED", `${what}: the channel was closed`);
-      default:
-        return this.#core.refusal(what, status);
-    }
+    const aborted = this.#phase === "aborted" ? { reason: this.#reason } : undefined;
+    return endError(this.#core, this.#transport, { status, what, room, got, aborted });
   }
 
   /**
@@ -671,7 +628,7 @@ function copied(bytes: number): SendResult {
 
 function nothing(): void {}
 
-function isOptions(value: unknown): boolean {
+function isOptions(value: unknown): value is ReceiveOptions {
   return typeof value === "object" && value !== null &&
     Object.getPrototypeOf(value) === Object.prototype;
 }

@@ -4,8 +4,10 @@
  * @module
  */
 /**
- * A whole message. Large ones lie in the sender's pages and are read there: until {@linkcode release},
- * the sender's send has not completed. A write to {@linkcode bytes} goes to a private copy of the page.
+ * A whole message. Over `shm://` large ones lie in the sender's pages and are read there: until
+ * {@linkcode release}, the sender's send has not completed, and a write to {@linkcode bytes} goes to a private
+ * copy of the page. Over `rdma://` they lie in a buffer of this side's pool, which is free after
+ * {@linkcode release}; `channel.send(message.bytes)` sends it on without a copy.
  *
  * @example Released at the end of the block
  * ```ts ignore
