@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type GuardTimeoutError, MoatError } from "../ffi/errors.ts";
+import { MoatError } from "../ffi/errors.ts";
 import { endError } from "./channel_errors.ts";
 import {
   describe,
@@ -280,7 +280,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
    * Resolves to `null`, with the buffer as it was, when the peer has closed.
    *
    * @throws {MoatError} As a rejection: `MESSAGE_TOO_LARGE` if the message does not fit (it stays for the
-   * next receive), {@linkcode GuardTimeoutError} if an access waited in vain (likewise), how the channel
+   * next receive), `GUARD_TIMEOUT` if an access waited in vain (likewise), how the channel
    * ended, or `signal.reason`.
    */
   recv(into: Data, options?: ReceiveOptions): Promise<ReceiveResult | null>;
