@@ -1,81 +1,12 @@
-import assert from "node:assert/strict";
-import { Buffer } from "node:buffer";
-import { spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import process from "node:process";
-import { after, test } from "node:test";
-import { fileURLToPath } from "node:url";
-import * as x86 from "../ffi/helper/x86_64.ts";
-import * as arm from "../ffi/helper/aarch64.ts";
+import { test } from "node:test";
+import { Harness, machines, own } from "./support/harness.ts";
 
 // What the helper does on a processor, without JavaScript: a C program loads the very object that the
 // library carries and checks it. On x86-64 the aarch64 helper runs under QEMU.
 
-interface Machine {
-  name: string;
-  helper: { base64: string };
-  compiler: string;
-  /** What runs its programs. */
-  emulator: string[];
-  pageSize?: number;
-}
-
-const aarch64: Machine = process.arch === "arm64"
-  ? { name: "aarch64", helper: arm, compiler: "gcc", emulator: [] }
-  : {
-    name: "aarch64",
-    helper: arm,
-    compiler: "aarch64-linux-gnu-gcc",
-    emulator: ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"],
-  };
-const own: Machine = process.arch === "arm64"
-  ? aarch64
-  : { name: "x86-64", helper: x86, compiler: "gcc", emulator: [] };
-const machines = own === aarch64 ? [aarch64] : [own, aarch64];
 // Linux on aarch64 may have pages of 16 or 64 KiB. The helper is told the size, so any multiple will do.
-const largePages = [16 << 10, 64 << 10].map((pageSize) => ({
-  ...own,
-  name: `${own.name}, pages of ${pageSize >> 10} KiB`,
-  pageSize,
-}));
-
-const SOURCE = fileURLToPath(new URL("support/helper_harness.c", import.meta.url));
-const directory = mkdtempSync(join(tmpdir(), "moat-harness-"));
-after(() => rmSync(directory, { recursive: true }));
-
-function run(command: string, args: string[]): void {
-  const { status, signal, stdout, stderr, error } = spawnSync(command, args, {
-    encoding: "utf8",
-    timeout: 120_000,
-    killSignal: "SIGKILL",
-  });
-  if (error) throw error;
-  assert.deepEqual({ status, signal }, { status: 0, signal: null }, `${stdout}${stderr}`);
-}
-
-const built = new Map<string, { harness: string; helper: string }>();
-function build({ compiler, helper }: Machine): { harness: string; helper: string } {
-  const known = built.get(compiler);
-  if (known) return known;
-  const files = {
-    harness: join(directory, `${compiler}-harness`),
-    helper: join(directory, `${compiler}-helper.so`),
-  };
-  writeFileSync(files.helper, Buffer.from(helper.base64, "base64"));
-  const flags = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"];
-  run(compiler, [...flags, SOURCE, "-o", files.harness, "-ldl"]);
-  built.set(compiler, files);
-  return files;
-}
-
-function check(machine: Machine, name: string): void {
-  const { harness, helper } = build(machine);
-  const words = [...machine.emulator, harness, helper, name];
-  if (machine.pageSize) words.push(String(machine.pageSize));
-  run(words[0]!, words.slice(1));
-}
+const largePages = [16 << 10, 64 << 10];
+const harness = new Harness("helper_harness.c");
 
 const GUARDS: Record<string, string> = {
   cow: "a write to a page in flight gets a private page, and the device keeps the old bytes",
@@ -118,11 +49,13 @@ const FOREIGN: Record<string, string> = {
 
 for (const machine of machines) {
   for (const [name, says] of Object.entries({ ...GUARDS, ...LONG_LISTS, ...FOREIGN })) {
-    test(`${machine.name}: ${says}`, () => check(machine, name));
+    test(`${machine.name}: ${says}`, () => harness.run(machine, name));
   }
 }
-for (const machine of largePages) {
+for (const pageSize of largePages) {
   for (const [name, says] of Object.entries(GUARDS)) {
-    test(`${machine.name}: ${says}`, () => check(machine, name));
+    test(`${own.name}, pages of ${pageSize >> 10} KiB: ${says}`, () => {
+      harness.run(own, name, String(pageSize));
+    });
   }
 }
