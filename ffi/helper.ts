@@ -102,6 +102,8 @@ const symbols = {
   moat_rdma_hangup: { parameters: ["i32"], result: "i32" },
   moat_rdma_kill: { parameters: ["i32"], result: "i32" },
   moat_rdma_gone: { parameters: ["i32"], result: "i32" },
+  // s32 moat_rdma_leave(void);
+  moat_rdma_leave: { parameters: [], result: "i32" },
   // f64 moat_rdma_wants(s32 conn);
   moat_rdma_wants: { parameters: ["i32"], result: "f64" },
   // s32 moat_rdma_land(s32 conn, s32 op);

@@ -159,8 +159,11 @@ static void drop_ahead(struct conn *c) {
   }
 }
 
+// The process is ending, and the libraries may be gone.
+static u32 leaving;
+
 static int rdma_poll(struct conn *c, s32 me) {
-  if (!c->begun) return 0;
+  if (!c->begun || load_rlx(&leaving)) return 0;
   if (!c->gone) reap(c, me);
   if (c->dead && !c->drained && (c->gone || (c->sq_done == c->sq_head && !c->posted))) c->drained = 1;
   if (c->their_bye && c->state == CONN_OPEN)
@@ -195,14 +198,14 @@ static int rdma_poll(struct conn *c, s32 me) {
 
 static void rdma_check(struct conn *c, s32 me) {
   (void)me;
-  if (!c->begun || c->raw || c->dead || c->beating || c->state != CONN_OPEN) return;
+  if (!c->begun || load_rlx(&leaving) || c->raw || c->dead || c->beating || c->state != CONN_OPEN) return;
   if (!c->inflight && c->sq.head < 0 && c->rq.head < 0 && !c->pulls) return;
   if (now_ns() - c->heard > BEAT_NS) send_beat(c);
 }
 
 // Asks for an event at the next completion. 1 if there is work already.
 static int rdma_arm(struct conn *c, s32 me) {
-  if (!c->begun) return 0;
+  if (!c->begun || load_rlx(&leaving)) return 0;
   if (!c->gone && !c->armed) {
     c->armed = 1;
     c->rcq->context->req_notify_cq(c->rcq, 0);
@@ -222,7 +225,7 @@ static void rdma_end(struct conn *c, s32 abort) {
 static int rdma_event(struct conn *c, s32 me) {
   struct ibv_cq *cq;
   void *context;
-  if (c->gone) return 1;
+  if (c->gone || load_rlx(&leaving)) return 1;
   while (!c->get_cq_event(c->channel, &cq, &context)) c->events++;
   c->armed = 0;
   return rdma_arm(c, me) || c->state != CONN_OPEN;
@@ -368,6 +371,12 @@ EXPORT s32 moat_rdma_kill(s32 i) {
   rdma_die(c, CONN_ABORTED);
   rdma_poll(c, i);
   unlock(&c->lock);
+  return 0;
+}
+// The process is about to end: librdmacm's destructor closes the devices, and the doorbell's thread shall not
+// come across that.
+EXPORT s32 moat_rdma_leave(void) {
+  store_rel(&leaving, 1);
   return 0;
 }
 // JavaScript has destroyed the queue pair: nothing is the device's any more.

@@ -4,6 +4,8 @@
  *
  * @module
  */
+import process from "node:process";
+import { isMainThread } from "node:worker_threads";
 import { ibverbs, symbolAddress } from "../../ffi/ibverbs.ts";
 import { RDMA } from "../../ffi/layout.ts";
 import { QP_ATTR_MASK } from "../../ffi/verbs_enums.ts";
@@ -37,6 +39,15 @@ export const READ_DEPTH = 16;
 const SENT: Record<number, string> = { 3: "RDMA_READ", 5: "RDMA_READ" };
 const RECV = 128;
 
+let leaves = false;
+
+// In a Worker, "exit" is only the Worker's.
+function leaveAtExit(core: PoolCore): void {
+  if (leaves || !isMainThread) return;
+  leaves = true;
+  process.on("exit", () => void core.helper.moat_rdma_leave());
+}
+
 /** The device's part of a connection. */
 export class Endpoint {
   readonly device: PoolDevice;
@@ -49,6 +60,7 @@ export class Endpoint {
 
   /** @param id has its device: its address is resolved, or it is a request's. It is this object's from here on. */
   constructor(core: PoolCore, id: CmId, raw: boolean) {
+    leaveAtExit(core);
     this.id = id;
     this.device = poolDevice(core, id);
     const undo: (() => void)[] = [() => release(this.device)];
