@@ -24,7 +24,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import process from "node:process";
 import { StringDecoder } from "node:string_decoder";
 import { ensurePackages } from "../apt.ts";
@@ -197,6 +197,8 @@ export async function startVm(options: VmOptions): Promise<Vm> {
   for (const [name, value] of Object.entries(process.env)) {
     if (PASSED_ON.test(name) && value !== undefined) env[name] = value;
   }
+  // Whoever got this runtime through npx has it nowhere else.
+  env["PATH"] = `${env["PATH"] ?? ""}:${dirname(process.execPath)}`;
   Object.assign(env, options.env, {
     MOAT_VM: String(host),
     MOAT_VM_OUT: out,
