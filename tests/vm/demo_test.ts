@@ -12,15 +12,13 @@ const file = join(directory, "file");
 writeFileSync(file, randomBytes((3 << 20) + 1234)); // the last message is shorter
 after(() => rmSync(directory, { recursive: true }));
 
-for (const guard of ["cow", "wait"]) {
-  test(`the demo over rdma:// arrives intact with "${guard}" and corrupted with "none"`, () => {
-    const flags = here === "deno" ? ["run", "-A", "--no-check", "--no-lock"] : [];
-    const words = [...command(here), ...flags, join(ROOT, "examples/demo.ts")];
-    const options = ["--transport", "rdma", "--file", file, "--size", "256k", "--guard", guard];
-    const said = run([...words, ...options, "--runtimes", `${here},${other()}`]);
-    assert.match(said, /over rdma:\/\//);
-    assert.match(said, new RegExp(`^${guard} +overwritten .* equal$`, "m"));
-    assert.match(said, /^none +overwritten .* differs, as expected$/m);
-    assert.ok(said.endsWith("\ndemo: ok\n"), said);
-  });
-}
+test('the demo over rdma:// arrives intact with "cow" and corrupted with "none"', () => {
+  const flags = here === "deno" ? ["run", "-A", "--no-check", "--no-lock"] : [];
+  const words = [...command(here), ...flags, join(ROOT, "examples/demo.ts")];
+  const options = ["--transport", "rdma", "--file", file, "--size", "256k", "--guard", "cow"];
+  const said = run([...words, ...options, "--runtimes", `${here},${other()}`]);
+  assert.match(said, /over rdma:\/\//);
+  assert.match(said, /^cow +overwritten .* equal$/m);
+  assert.match(said, /^none +overwritten .* differs, as expected$/m);
+  assert.ok(said.endsWith("\ndemo: ok\n"), said);
+});
