@@ -222,7 +222,7 @@ EXPORT s32 moat_conn_send(s32 i, s32 op) {
     if (c->kind == CONN_SHM)
       shm_flush(c);
     else
-      rdma_flush(c, i);
+      rdma_flush(c);
   }
   unlock(&c->lock);
   return 0;

@@ -30,7 +30,7 @@ struct conn {  // never freed, only used again: a handler may be looking at it
 static int shm_poll(struct conn *c, s32 me), rdma_poll(struct conn *c, s32 me);
 static void shm_check(struct conn *c, s32 me), rdma_check(struct conn *c, s32 me);  // now and then: is the peer there?
 static s32 shm_eager(struct conn *c, const u8 *src, u32 len), rdma_eager(struct conn *c, s32 me, const u8 *src, u32 len);
-static void shm_flush(struct conn *c), rdma_flush(struct conn *c, s32 me);           // sends what is queued
+static void shm_flush(struct conn *c), rdma_flush(struct conn *c);                   // sends what is queued
 static s32 shm_take(struct conn *c, s32 me), rdma_take(struct conn *c, s32 me);      // 1, 0 or -errno
 static int shm_arm(struct conn *c, s32 me), rdma_arm(struct conn *c, s32 me);        // 1: there is work already
 static void shm_end(struct conn *c, s32 abort), rdma_end(struct conn *c, s32 abort);

@@ -181,7 +181,7 @@ static int rdma_poll(struct conn *c, s32 me) {
   else if (!c->ended)
     receive_posted_rdma(c);
   if (c->state == CONN_OPEN && !c->dead) {
-    rdma_flush(c, me);
+    rdma_flush(c);
   } else {
     send_control(c);
     s32 status = state_error(c->state);

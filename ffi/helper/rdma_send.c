@@ -18,7 +18,7 @@ static s32 frames_to_sges(struct conn *c, struct pool *p, const struct desc *d, 
 }
 
 // Brings a send that is too scattered for its message to neighbouring frames, by copying it. Its guard ends.
-static int mend_send(struct conn *c, s32 i) {
+static int mend_send(s32 i) {
   struct op *o = &G.op[i], copy;
   struct pool *p = &G.pool[o->pool];
   memset(&copy, 0, sizeof copy);
@@ -59,7 +59,6 @@ static int mend_send(struct conn *c, s32 i) {
   o->page = NONE;
   o->d = copy.d;
   o->last_table = copy.last_table;
-  (void)c;
   return 0;
 }
 
@@ -99,8 +98,7 @@ static int announce(struct conn *c, struct pool *p, s32 i) {
 }
 
 // Sends what is queued, as far as credits, slots, the send queue and frames go.
-static void rdma_flush(struct conn *c, s32 me) {
-  (void)me;
+static void rdma_flush(struct conn *c) {
   while (c->sq.head >= 0 && !c->dead && sq_space(c) > 8) {
     s32 i = c->sq.head;
     struct op *o = &G.op[i];
@@ -116,7 +114,7 @@ static void rdma_flush(struct conn *c, s32 me) {
     }
     u32 most = c->raw ? c->max_sge : MAX_CHAIN * RUNS_IN_SLOT;
     if (o->d.nruns > most) {
-      int r = mend_send(c, i);
+      int r = mend_send(i);
       if (!r && o->d.nruns > most) r = -E_NOBUFS;
       if (r) {
         pop(&c->sq);
