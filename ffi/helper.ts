@@ -52,6 +52,8 @@ const symbols = {
   moat_op_done: { parameters: ["i32", "i32"], result: "i32" },
   // s32 moat_op_free(s32 op);
   moat_op_free: { parameters: ["i32"], result: "i32" },
+  // s32 moat_op_header(s32 op, const u8 *src, u32 len);
+  moat_op_header: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   // f64 moat_query(s32 what, s32 pool);
   moat_query: { parameters: ["i32", "i32"], result: "f64" },
   // s32 moat_set_maps_budget(f64 n);
@@ -92,6 +94,12 @@ const symbols = {
   // s32 moat_msg_copy(s32 conn, s32 op, u8 *to), moat_msg_unpark(s32 op, u8 *to);
   moat_msg_copy: { parameters: ["i32", "i32", "buffer"], result: "i32" },
   moat_msg_unpark: { parameters: ["i32", "buffer"], result: "i32" },
+  // s32 moat_msg_header(s32 conn, s32 op, u8 *to);
+  moat_msg_header: { parameters: ["i32", "i32", "buffer"], result: "i32" },
+  // f64 moat_conn_wants(s32 conn);
+  moat_conn_wants: { parameters: ["i32"], result: "f64" },
+  // s32 moat_conn_land(s32 conn, s32 op);
+  moat_conn_land: { parameters: ["i32", "i32"], result: "i32" },
   // s32 moat_msg_release(s32 conn, u32 id, s32 page, u32 n, u32 runs);
   moat_msg_release: { parameters: ["i32", "u32", "i32", "u32", "u32"], result: "i32" },
   // s32 moat_rdma_add(s32 pool, s32 fd, const u64 *cfg);
@@ -104,10 +112,6 @@ const symbols = {
   moat_rdma_gone: { parameters: ["i32"], result: "i32" },
   // s32 moat_rdma_leave(void);
   moat_rdma_leave: { parameters: [], result: "i32" },
-  // f64 moat_rdma_wants(s32 conn);
-  moat_rdma_wants: { parameters: ["i32"], result: "f64" },
-  // s32 moat_rdma_land(s32 conn, s32 op);
-  moat_rdma_land: { parameters: ["i32", "i32"], result: "i32" },
   // f64 moat_rdma_query(s32 conn, s32 what);
   moat_rdma_query: { parameters: ["i32", "i32"], result: "f64" },
   // s32 moat_verbs_post_send(f64 qp, f64 wr, f64 bad), moat_verbs_post_recv(f64 qp, f64 wr, f64 bad);

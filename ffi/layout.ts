@@ -37,6 +37,7 @@ export const OP = {
   got: 40,
   desc: 48,
   seq: 128,
+  headLength: 136,
 } as const;
 
 /** `struct desc` of the helper: a message's descriptor on the wire. */

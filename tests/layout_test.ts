@@ -121,7 +121,7 @@ const TABLES: [string, string, object, Questions][] = [
       Object.keys(C).map((name) => [name, name.startsWith("SC_") ? `_${name}` : name]),
     ),
   ],
-  ["struct op", HELPER, OP, layout("op", OP, { desc: "d" })],
+  ["struct op", HELPER, OP, layout("op", OP, { desc: "d", headLength: "head_len" })],
   ["struct desc", HELPER, DESC, layout("desc", DESC, { runs: "run" })],
   [
     "struct fault",

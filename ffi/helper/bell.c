@@ -10,7 +10,7 @@
 enum { WATCH_CONN = 1, WATCH_PLAIN, WATCH_RING, WATCH_PAIR };
 
 #define TICK_MS 500
-struct bell { u32 live, pending; s32 epoll, event, pair, owner; u32 device; };  // device: has watched an RDMA connection
+struct bell { u32 live, pending; s32 epoll, event, pair, owner; u32 ticks; };  // ticks: has watched a connection that wants to be looked at now and then
 static struct bell bells[MAX_BELLS];
 static u32 bells_lock;
 
@@ -46,11 +46,11 @@ EXPORT s32 moat_bell_new(s32 epoll, s32 event, s32 pair) {
 EXPORT s32 moat_bell_watch(s32 bell, s32 fd, s32 conn) {
   struct conn *c = conn_at(conn);
   if (c) c->bell = bell;
-  if (c && c->kind == CONN_RDMA && !bells[bell].device) {
-    store_rel(&bells[bell].device, 1);
+  if (c && transport_of(c)->tick && !bells[bell].ticks) {
+    store_rel(&bells[bell].ticks, 1);
     bell_ring(bell);  // from now on it wakes by itself
   }
-  struct event e = { 1u | 0x2000u /* EPOLLIN | EPOLLRDHUP */ | (conn < 0 || (c && c->kind == CONN_RDMA) ? 1u << 31 /* EPOLLET */ : 0),
+  struct event e = { 1u | 0x2000u /* EPOLLIN | EPOLLRDHUP */ | (!c || transport_of(c)->event ? 1u << 31 /* EPOLLET */ : 0),
                      conn < 0 ? (u64)WATCH_PLAIN << 32 : (u64)WATCH_CONN << 32 | (u32)conn };
   return (s32)sys4(NR_epoll_ctl, bells[bell].epoll, 1, fd, &e);
 }
@@ -75,24 +75,20 @@ static void hang_up_for(s32 bell) {
   for (u32 i = 0, n = load_acq(&conns_high); i < n; i++) {
     struct conn *c = conn_at((s32)i);
     if (!c || c->bell != bell) continue;
-    if (c->kind == CONN_SHM) {
-      sys2(NR_shutdown, c->fd, 2 /* SHUT_RDWR */);
-    } else {
-      lock(&c->lock);
-      if (c->live && !c->gone) rdma_die(c, CONN_LOST);
-      unlock(&c->lock);
-    }
+    lock(&c->lock);
+    if (c->live && c->bell == bell) transport_of(c)->hang_up(c);
+    unlock(&c->lock);
   }
 }
 
-// Connections over verbs whose peer may have died without a word.
+// Connections whose peer may have died without a word.
 static int tick(s32 bell) {
   int ring = 0;
   for (u32 i = 0, n = load_acq(&conns_high); i < n; i++) {
     struct conn *c = conn_at((s32)i);
-    if (!c || c->kind != CONN_RDMA || c->bell != bell) continue;
+    if (!c || c->bell != bell) continue;
     lock(&c->lock);
-    if (c->live && c->kind == CONN_RDMA && c->bell == bell) ring |= rdma_tick(c, (s32)i);
+    if (c->live && c->bell == bell && transport_of(c)->tick) ring |= transport_of(c)->tick(c, (s32)i);
     unlock(&c->lock);
   }
   return ring;
@@ -122,7 +118,7 @@ EXPORT void *moat_bell_main(void *arg) {
     int ring = 0;
     // Not every runtime closes the descriptors of a Worker it terminates, but its thread ends; the first
     // thread of a process only with the process.
-    s64 n = sys6(NR_epoll_pwait, b->epoll, (s64)events, 32, b->device ? TICK_MS : b->owner == pid ? -1 : 1000, 0, 8);
+    s64 n = sys6(NR_epoll_pwait, b->epoll, (s64)events, 32, b->ticks ? TICK_MS : b->owner == pid ? -1 : 1000, 0, 8);
     if ((n < 0 && n != -E_INTR) || sys3(NR_tgkill, pid, b->owner, 0) < 0) dead = 1;
     for (s64 k = 0; k < n; k++) {
       u32 kind = (u32)(events[k].data >> 32), i = (u32)events[k].data;
@@ -139,8 +135,8 @@ EXPORT void *moat_bell_main(void *arg) {
       // place may be another thread's by now.
       lock(&c->lock);
       if (c->live && c->bell == (s32)(u64)arg) {
-        if (c->kind == CONN_RDMA) {
-          ring |= rdma_event(c, (s32)i);
+        if (transport_of(c)->event) {
+          ring |= transport_of(c)->event(c, (s32)i);
         } else {
           drain(b, c);
           ring = 1;
@@ -148,7 +144,7 @@ EXPORT void *moat_bell_main(void *arg) {
       }
       unlock(&c->lock);
     }
-    if (b->device && now_ns() - ticked >= TICK_MS * 1000000ul) {
+    if (b->ticks && now_ns() - ticked >= TICK_MS * 1000000ul) {
       ticked = now_ns();
       ring |= tick((s32)(u64)arg);
     }

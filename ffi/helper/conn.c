@@ -147,9 +147,7 @@ static void copy_in(const struct pool *p, const struct op *o, u64 at, const u8 *
 // ---- for handlers
 
 // Moves a connection on. Called with its lock held. Returns how many operations ended.
-static int poll_locked(struct conn *c, s32 me) {
-  return c->kind == CONN_SHM ? shm_poll(c, me) : rdma_poll(c, me);
-}
+static int poll_locked(struct conn *c, s32 me) { return transport_of(c)->poll(c, me); }
 
 // For a handler that waits: everything this process can bring forward, on any thread.
 static void progress_all(void) {
@@ -157,7 +155,7 @@ static void progress_all(void) {
     struct conn *c = conn_at((s32)i);
     if (!c || !trylock(&c->lock)) continue;
     if (c->live) {
-      if (c->checks++ % 64 == 0) (c->kind == CONN_SHM ? shm_check : rdma_check)(c, (s32)i);
+      if (c->checks++ % 64 == 0) transport_of(c)->check(c, (s32)i);
       poll_locked(c, (s32)i);
     }
     unlock(&c->lock);
@@ -172,7 +170,7 @@ static int only_self_can(s32 i) {
 // be on the wire.
 static u64 in_transit(s32 i) {
   struct conn *c = conn_at(i);
-  return c && c->kind == CONN_RDMA ? RDMA_TRANSIT_NS : 0;
+  return c ? transport_of(c)->transit_ns : 0;
 }
 
 // Of a pool's page, or (NONE) of any: by the time the lock is held the number may be another receive's.
@@ -204,7 +202,7 @@ static struct op *message_of(struct conn *c, s32 i) {
 // Sends a small message by copying it. -EAGAIN: no room now, or others queue before it.
 EXPORT s32 moat_conn_eager(s32 i, const u8 *src, u32 len) {
   struct conn *c = conn_at(i);
-  return !c ? -E_INVAL : c->kind == CONN_SHM ? shm_eager(c, src, len) : rdma_eager(c, i, src, len);
+  return c ? transport_of(c)->eager(c, i, src, len) : -E_INVAL;
 }
 
 // Hands a send to the transport. From here on it ends by itself; its frames are held until then.
@@ -219,10 +217,7 @@ EXPORT s32 moat_conn_send(s32 i, s32 op) {
   } else {
     store_rel(&G.op[op].state, OP_QUEUED);
     push(&c->sq, op);
-    if (c->kind == CONN_SHM)
-      shm_flush(c);
-    else
-      rdma_flush(c);
+    transport_of(c)->flush(c);
   }
   unlock(&c->lock);
   return 0;
@@ -243,7 +238,7 @@ EXPORT s32 moat_conn_recv(s32 i, s32 op) {
   } else {
     poll_locked(c, i);
     // The program may compute until it touches the buffer: the doorbell's thread shall move it on meanwhile.
-    if (c->kind == CONN_RDMA && G.op[op].kind == OP_IN && G.op[op].state != OP_DONE) rdma_arm(c, i);
+    if (transport_of(c)->event && G.op[op].kind == OP_IN && G.op[op].state != OP_DONE) transport_of(c)->arm(c, i);
   }
   unlock(&c->lock);
   return 0;
@@ -260,7 +255,7 @@ EXPORT s32 moat_conn_take(s32 i, f64 spin) {
     if (c->state == CONN_BROKEN || c->state == CONN_ABORTED)
       r = state_error(c->state);
     else if (c->rq.head < 0)
-      r = c->kind == CONN_SHM ? shm_take(c, i) : rdma_take(c, i);
+      r = transport_of(c)->take(c, i);
     unlock(&c->lock);
     if (r || spin <= 0) return r;
     if (turn % 32 == 0) {
@@ -290,7 +285,7 @@ EXPORT s32 moat_conn_state(s32 i) {
 
 static u32 busy(struct conn *c) {
   u32 n = c->inflight + (c->sq.head >= 0) + (c->rq.head >= 0) + (c->cq.head >= 0);
-  return c->kind == CONN_RDMA ? n + c->pulls : n;
+  return transport_of(c)->held ? n + transport_of(c)->held(c) : n;
 }
 // Operations under way: sends queued or unreleased, receives waiting, results not collected.
 EXPORT s32 moat_conn_busy(s32 i) {
@@ -310,7 +305,7 @@ EXPORT s32 moat_conn_arm(s32 i) {
   struct conn *c = conn_at(i);
   if (!c) return 0;
   lock(&c->lock);
-  int ended = c->kind == CONN_SHM ? shm_arm(c, i) : rdma_arm(c, i);
+  int ended = transport_of(c)->arm(c, i);
   int work = ended || c->cq.head >= 0;
   unlock(&c->lock);
   return work;
@@ -322,10 +317,7 @@ EXPORT s32 moat_conn_end(s32 i, s32 abort) {
   struct conn *c = conn_at(i);
   if (!c) return -E_INVAL;
   lock(&c->lock);
-  if (c->kind == CONN_SHM)
-    shm_end(c, abort);
-  else
-    rdma_end(c, abort);
+  transport_of(c)->end(c, abort);
   if (c->state == CONN_OPEN) c->state = CONN_ABORTED;
   fail_queue(c, &c->sq, -E_CANCELED);
   fail_queue(c, &c->rq, -E_CANCELED);
@@ -343,10 +335,58 @@ EXPORT s32 moat_conn_remove(s32 i) {
   u32 n = busy(c);
   if (!n) {
     store_rel(&c->live, 0);
-    if (c->kind == CONN_SHM) shm_remove(c);
+    if (transport_of(c)->remove) transport_of(c)->remove(c);
   }
   unlock(&c->lock);
   return n ? -E_BUSY : 0;
+}
+
+// Copies a message that does not lie in pages of this side's out. 0, or -EPROTO.
+EXPORT s32 moat_msg_copy(s32 ci, s32 i, u8 *to) {
+  struct conn *c = conn_at(ci);
+  struct op *o = c ? message_of(c, i) : 0;
+  return o ? transport_of(c)->collect(c, ci, i, o, to) : -E_INVAL;
+}
+// Copies a small message out of the frames it was parked in; moat_op_free gives them back.
+EXPORT s32 moat_msg_unpark(s32 i, u8 *to) {
+  if (i < 0 || (u32)i >= G.op_high || G.op[i].state != OP_DONE || !(G.op[i].flags & OP_PARKED)) return -E_INVAL;
+  copy_out(&G.pool[G.op[i].pool], &G.op[i].d, G.op[i].len, to);
+  return 0;
+}
+// Copies the header of a message out, or (-1) of the message taken.
+EXPORT s32 moat_msg_header(s32 ci, s32 i, u8 *to) {
+  struct conn *c = conn_at(ci);
+  if (!c) return -E_INVAL;
+  if (i < 0) {
+    memcpy(to, c->head, c->taken.head_len);
+    return 0;
+  }
+  if ((u32)i >= G.op_high || !G.op[i].head_frame || load_acq(&G.op[i].state) != OP_DONE) return -E_INVAL;
+  memcpy(to, frame_at(&G.pool[G.op[i].pool], G.op[i].head_frame - 1), G.op[i].head_len);
+  return 0;
+}
+
+// The bytes of the announced message for which JavaScript has to find a place; less than 0 if nobody waits for
+// it yet; 0 if there is none. 1 if the size is not known.
+EXPORT f64 moat_conn_wants(s32 i) {
+  struct conn *c = conn_at(i);
+  if (!c || !transport_of(c)->wants) return 0;
+  lock(&c->lock);
+  f64 n = transport_of(c)->wants(c);
+  unlock(&c->lock);
+  return n;
+}
+// Gives that message a place: a receive of our own, which comes back by moat_conn_next() unless it is named in
+// the `seq` of a message. -1: there is none; the receive that waits fails with -ENOBUFS. -EAGAIN: not wanted
+// any more.
+EXPORT s32 moat_conn_land(s32 i, s32 op) {
+  struct conn *c = conn_at(i);
+  if (!c || !transport_of(c)->land) return -E_INVAL;
+  lock(&c->lock);
+  s32 r = transport_of(c)->land(c, i, op);
+  poll_locked(c, i);
+  unlock(&c->lock);
+  return r;
 }
 
 // Where JavaScript reads what take() and next() hand over: two operations, one behind the other.

@@ -19,6 +19,7 @@ struct conn {  // never freed, only used again: a handler may be looking at it
   struct queue sq, rq, cq;  // to send; waiting for a message; done, for JavaScript
   struct op taken;      // the message moat_conn_take hands over, and the operation moat_conn_next reports:
   struct op done;       // JavaScript reads both here
+  u8 head[HEADER_MAX];  // the header of the message taken
   union {
     struct SHM_FIELDS;
     struct RDMA_FIELDS;
@@ -26,15 +27,27 @@ struct conn {  // never freed, only used again: a handler may be looking at it
 };
 #define MAX_CONNS 4096
 
-// What a transport does, with the connection's lock held (shm_eager and rdma_eager take it themselves).
-static int shm_poll(struct conn *c, s32 me), rdma_poll(struct conn *c, s32 me);
-static void shm_check(struct conn *c, s32 me), rdma_check(struct conn *c, s32 me);  // now and then: is the peer there?
-static s32 shm_eager(struct conn *c, const u8 *src, u32 len), rdma_eager(struct conn *c, s32 me, const u8 *src, u32 len);
-static void shm_flush(struct conn *c), rdma_flush(struct conn *c);                   // sends what is queued
-static s32 shm_take(struct conn *c, s32 me), rdma_take(struct conn *c, s32 me);      // 1, 0 or -errno
-static int shm_arm(struct conn *c, s32 me), rdma_arm(struct conn *c, s32 me);        // 1: there is work already
-static void shm_end(struct conn *c, s32 abort), rdma_end(struct conn *c, s32 abort);
-static void shm_remove(struct conn *c);
-static s32 rdma_collect(struct conn *c, struct op *o, u8 *to);  // copies a small message out of its slot
+// What a transport does. All but eager() are called with the connection's lock held.
+struct transport {
+  int (*poll)(struct conn *c, s32 me);    // moves it on; returns how many operations ended
+  void (*check)(struct conn *c, s32 me);  // now and then: is the peer there?
+  s32 (*eager)(struct conn *c, s32 me, const u8 *src, u32 len);  // sends a small message, or -EAGAIN
+  void (*flush)(struct conn *c);          // sends what is queued
+  s32 (*take)(struct conn *c, s32 me);    // 1, 0 or -errno
+  int (*arm)(struct conn *c, s32 me);     // 1: there is work already
+  void (*end)(struct conn *c, s32 abort);
+  void (*hang_up)(struct conn *c);        // the Worker that owned it is gone
+  s32 (*collect)(struct conn *c, s32 me, s32 op, struct op *o, u8 *to);  // copies a message out
+  // Those that may be 0:
+  void (*remove)(struct conn *c);
+  u32 (*held)(struct conn *c);            // what is under way besides what the queues say
+  int (*event)(struct conn *c, s32 me);   // its descriptor is ready: moves it on. 1: JavaScript has to look.
+                                          // Without it bytes on the descriptor only wake, and are discarded
+  int (*tick)(struct conn *c, s32 me);    // now and then, while JavaScript sleeps
+  f64 (*wants)(struct conn *c);           // see moat_conn_wants
+  s32 (*land)(struct conn *c, s32 me, s32 op);
+  u64 transit_ns;                         // how long a message may be under way
+};
+static const struct transport *transport_of(const struct conn *c);
 
 #endif

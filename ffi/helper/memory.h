@@ -62,7 +62,9 @@ struct op {
   u32 last_table;   // last frame of the run list, for appending
   u32 seq;          // receives: the peer's descriptor number, or what D_LANDED says
   u32 reads;        // receives over verbs: reads at the device
-  u32 pad[6];
+  u32 head_len;     // bytes of the message's header, and 1 + the frame they are in
+  u32 head_frame;
+  u32 pad[4];
 };
 _Static_assert(sizeof(struct desc) == 64, "desc is the wire format");
 _Static_assert(sizeof(struct op) == 160, "op is mirrored in ffi/layout.ts");
@@ -76,6 +78,8 @@ struct fault {  // what onFault is told; mirrored in lib/memory/faults.ts
   u64 ns;
 };
 #define FAULT_RING 1024
+
+#define HEADER_MAX 1024u  // bytes of a message's header; mirrored in lib/channel.ts
 
 struct queue { s32 head, tail; };  // of operations, linked by op.next_free
 

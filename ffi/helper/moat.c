@@ -21,3 +21,6 @@
 #include "shm_message.c"
 #include "verbs.c"
 #include "bell.c"
+
+static const struct transport *const transports[] = { [CONN_SHM] = &shm_transport, [CONN_RDMA] = &rdma_transport };
+static const struct transport *transport_of(const struct conn *c) { return transports[c->kind]; }

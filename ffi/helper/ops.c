@@ -131,6 +131,27 @@ static void out_unref(struct pool *p, struct op *o) {
   o->d.kind = D_PAGES;
 }
 
+// A message's header waits in a frame: of a send until it is done, of a receive until JavaScript has collected it.
+// Gives it back; the pool is locked.
+static void head_unref(struct pool *p, struct op *o) {
+  if (!o->head_frame) return;
+  p->out[o->head_frame - 1] = 0;
+  frame_give(p, o->head_frame - 1);
+  o->head_frame = 0;
+}
+static int head_park(struct pool *p, struct op *o, const u8 *from, u32 len) {
+  u32 f;
+  lock(&p->lock);
+  int got = (int)frames_take(p, 1, &f);
+  if (got) p->out[f] = 1;
+  unlock(&p->lock);
+  if (!got) return -E_NOBUFS;
+  memcpy(frame_at(p, f), from, len);
+  o->head_frame = f + 1;
+  o->head_len = len;
+  return 0;
+}
+
 static void in_unref(struct pool *p, struct op *o) {
   for (u32 i = o->page; i < o->page + o->pages; i++) p->in[p->frame[i]]--;
   for (u32 i = o->page, end = o->page + o->pages; i < end;) {
@@ -151,10 +172,12 @@ static void op_finish(s32 i, s32 status) {
   struct pool *p = &G.pool[o->pool];
   if (o->kind != OP_TAKE) {
     lock(&p->lock);
-    if (o->kind == OP_OUT)
+    if (o->kind == OP_OUT) {
       out_unref(p, o);
-    else
+      head_unref(p, o);
+    } else {
       in_unref(p, o);
+    }
     unlock(&p->lock);
     if (unlikely(p->starved)) feed(p);
   }
@@ -166,14 +189,22 @@ EXPORT s32 moat_op_free(s32 i) {
   if (i < 0 || (u32)i >= G.op_high || G.op[i].state != OP_DONE) return -E_INVAL;
   struct op *o = &G.op[i];
   struct pool *p = &G.pool[o->pool];
-  if ((o->flags & OP_PARKED) && p->live) {
+  if ((o->flags & OP_PARKED || o->head_frame) && p->live) {
     lock(&p->lock);
-    out_unref(p, o);
+    if (o->flags & OP_PARKED) out_unref(p, o);
+    head_unref(p, o);
     unlock(&p->lock);
     if (unlikely(p->starved)) feed(p);
   }
   op_drop(i);
   return 0;
+}
+
+// Gives a send that has not begun a header. -ENOBUFS: there is no frame for it.
+EXPORT s32 moat_op_header(s32 i, const u8 *src, u32 len) {
+  if (i < 0 || (u32)i >= G.op_high || G.op[i].state != OP_HELD || G.op[i].kind != OP_OUT || G.op[i].head_frame)
+    return -E_INVAL;
+  return len > HEADER_MAX ? -E_INVAL : head_park(&G.pool[G.op[i].pool], &G.op[i], src, len);
 }
 
 // For devices that are not transports of this helper: the caller saw the completion.

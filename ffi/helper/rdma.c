@@ -298,27 +298,13 @@ EXPORT s32 moat_rdma_hangup(s32 i) {
 static int needed(struct conn *c) {
   return c->rq.head >= 0 && G.op[c->rq.head].kind == OP_TAKE && c->ahead.head < 0;
 }
-// The bytes of the announced message for which JavaScript has to find a place; less than 0 if nobody waits for
-// it yet; 0 if there is none. In raw mode 1: the size is not known.
-EXPORT f64 moat_rdma_wants(s32 i) {
-  struct conn *c = conn_at(i);
-  if (!c || !c->wants) return 0;
-  lock(&c->lock);
-  f64 n = 0;
-  if (c->wants && c->raw)
-    n = 1;
-  else if (c->wants && c->arr_head != c->arr_tail)
-    n = needed(c) ? (f64)arrived_head(c)->len : -(f64)arrived_head(c)->len;
-  unlock(&c->lock);
-  return n;
+static f64 rdma_wants(struct conn *c) {
+  if (!c->wants || c->raw) return c->wants;
+  if (c->arr_head == c->arr_tail) return 0;
+  f64 n = (f64)arrived_head(c)->len;
+  return needed(c) ? n : -n;
 }
-// Gives that message a place: a receive of our own, which comes back by moat_conn_next() unless it is named in
-// the `seq` of a message. -1: there is none; the receive that waits fails with -ENOBUFS. -EAGAIN: not wanted
-// any more.
-EXPORT s32 moat_rdma_land(s32 i, s32 op) {
-  struct conn *c = conn_at(i);
-  if (!c) return -E_INVAL;
-  lock(&c->lock);
+static s32 rdma_land(struct conn *c, s32 me, s32 op) {
   s32 r = -E_AGAIN, waits = needed(c);
   if (c->wants && op < 0) {
     if (waits)
@@ -327,7 +313,7 @@ EXPORT s32 moat_rdma_land(s32 i, s32 op) {
       c->no_room = 1;
     r = 0;
   } else if (c->wants && c->raw && waits) {
-    G.op[op].conn = i;
+    G.op[op].conn = me;
     G.op[op].flags |= OP_AHEAD;
     G.op[op].seq = (u32)pop(&c->rq);
     store_rel(&G.op[op].state, OP_QUEUED);
@@ -335,7 +321,7 @@ EXPORT s32 moat_rdma_land(s32 i, s32 op) {
     r = 0;
   } else if (c->wants && !c->raw && (waits || c->rq.head < 0 || c->ahead.head >= 0) && can_pull(c) &&
              arrived_head(c)->len <= G.op[op].len) {
-    G.op[op].conn = i;
+    G.op[op].conn = me;
     G.op[op].flags |= OP_AHEAD;
     push(&c->ahead, op);
     c->nahead++;
@@ -343,10 +329,9 @@ EXPORT s32 moat_rdma_land(s32 i, s32 op) {
     r = 0;
   }
   c->wants = 0;
-  rdma_poll(c, i);
-  unlock(&c->lock);
   return r;
 }
+
 // What is known of a connection's end.
 enum { R_BYE_DONE, R_DEAD, R_STUCK, R_EVENTS, R_ERROR, R_HAS_ERROR };
 EXPORT f64 moat_rdma_query(s32 i, s32 what) {
@@ -390,3 +375,13 @@ EXPORT s32 moat_rdma_gone(s32 i) {
   unlock(&c->lock);
   return 0;
 }
+
+static u32 rdma_held(struct conn *c) { return c->pulls; }
+static void rdma_hang_up(struct conn *c) {
+  if (!c->gone) rdma_die(c, CONN_LOST);
+}
+static const struct transport rdma_transport = {
+  .poll = rdma_poll, .check = rdma_check, .eager = rdma_eager, .flush = rdma_flush, .take = rdma_take,
+  .arm = rdma_arm, .end = rdma_end, .hang_up = rdma_hang_up, .collect = rdma_collect, .held = rdma_held,
+  .event = rdma_event, .tick = rdma_tick, .wants = rdma_wants, .land = rdma_land, .transit_ns = RDMA_TRANSIT_NS,
+};

@@ -188,7 +188,8 @@ static int receive_posted_rdma(struct conn *c) {
 }
 
 // Copies a small message out of its slot, for JavaScript.
-static s32 rdma_collect(struct conn *c, struct op *o, u8 *to) {
+static s32 rdma_collect(struct conn *c, s32 me, s32 i, struct op *o, u8 *to) {
+  (void)me, (void)i;
   if (o->d.kind != D_EAGER || o->d.off >= RECV_SLOTS) return -E_INVAL;
   memcpy(to, (u8 *)recv_slot(c, o->d.off) + sizeof(struct header), o->got);
   lock(&c->lock);

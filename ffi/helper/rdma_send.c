@@ -1,6 +1,8 @@
 // Sending over verbs: small messages in slots or from their pages, large ones announced.
 #include "conn.h"
 
+static int rdma_poll(struct conn *c, s32 me);  // rdma.c
+
 static s32 frames_to_sges(struct conn *c, struct pool *p, const struct desc *d, struct ibv_sge *sge, u32 most) {
   struct runs it = runs_of(p->dev, p->frames, d);
   struct run r;

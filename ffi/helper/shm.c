@@ -264,7 +264,8 @@ static void shm_check(struct conn *c, s32 me) {
   if (sys5(NR_ppoll, &p, 1, &none, 0, 8) > 0 && (p.revents & 0x18 /* POLLERR | POLLHUP */)) store_rel(&c->hup, 1);
 }
 
-static s32 shm_eager(struct conn *c, const u8 *src, u32 len) {
+static s32 shm_eager(struct conn *c, s32 me, const u8 *src, u32 len) {
+  (void)me;
   if (len > EAGER_MAX) return -E_INVAL;
   lock(&c->lock);
   s32 r = state_error(c->state);
@@ -349,4 +350,5 @@ EXPORT s32 moat_shm_add(s32 pool, s32 fd, s32 peer_fd, f64 mine, f64 theirs, f64
   conn_begin(c);
   return i;
 }
+static void shm_hang_up(struct conn *c) { sys2(NR_shutdown, c->fd, 2 /* SHUT_RDWR */); }
 static void shm_remove(struct conn *c) { sys2(NR_munmap, c->alias, c->peer_frames + (u64)c->arena * 5); }

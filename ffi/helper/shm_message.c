@@ -136,11 +136,7 @@ EXPORT f64 moat_msg_alias(s32 ci, s32 i, u32 at) {
 }
 
 // Copies a message out. 0, or -EPROTO if its list of runs does not hold.
-EXPORT s32 moat_msg_copy(s32 ci, s32 i, u8 *to) {
-  struct conn *c = conn_at(ci);
-  struct op *o = c ? message_of(c, i) : 0;
-  if (!o) return -E_INVAL;
-  if (c->kind == CONN_RDMA) return rdma_collect(c, o, to);
+static s32 shm_collect(struct conn *c, s32 me, s32 i, struct op *o, u8 *to) {
   if (o->d.kind == D_EAGER) {
     if (i >= 0 && i != c->parked) return -E_INVAL;
     memcpy(to, i < 0 ? c->scratch : c->parking, o->d.len);
@@ -148,16 +144,9 @@ EXPORT s32 moat_msg_copy(s32 ci, s32 i, u8 *to) {
   }
   if (!desc_copy(c, &o->d, to)) return 0;
   lock(&c->lock);
-  if (c->state != CONN_BROKEN) cut_off(c, ci);
+  if (c->state != CONN_BROKEN) cut_off(c, me);
   unlock(&c->lock);
   return -E_PROTO;
-}
-
-// Copies a small message out of the frames it was parked in; moat_op_free gives them back.
-EXPORT s32 moat_msg_unpark(s32 i, u8 *to) {
-  if (i < 0 || (u32)i >= G.op_high || G.op[i].state != OP_DONE || !(G.op[i].flags & OP_PARKED)) return -E_INVAL;
-  copy_out(&G.pool[G.op[i].pool], &G.op[i].d, G.op[i].len, to);
-  return 0;
 }
 
 // Ends the reading of a message: its pages are the peer's again. `page` is its place among the pages of the
@@ -180,3 +169,7 @@ EXPORT s32 moat_msg_release(s32 ci, u32 id, s32 page, u32 n, u32 runs) {
   return 0;
 }
 
+static const struct transport shm_transport = {
+  .poll = shm_poll, .check = shm_check, .eager = shm_eager, .flush = shm_flush, .take = shm_take, .arm = shm_arm,
+  .end = shm_end, .hang_up = shm_hang_up, .collect = shm_collect, .remove = shm_remove,
+};

@@ -83,7 +83,7 @@ export class RdmaTransport extends NativeTransport {
 
   override next(): Ended | undefined {
     for (;;) {
-      while (this.core.helper.moat_rdma_wants(this.conn) !== 0) this.#land();
+      while (this.core.helper.moat_conn_wants(this.conn) !== 0) this.#land();
       const ended = super.next();
       if (!ended) {
         if (this.#query("stuck")) this.#destroyQueuePair();
@@ -97,7 +97,7 @@ export class RdmaTransport extends NativeTransport {
   // An announced message gets a buffer of its own in the pool, which is then received into.
   #land(): void {
     const { core, conn } = this, { helper } = core;
-    const wanted = helper.moat_rdma_wants(conn), ahead = wanted < 0;
+    const wanted = helper.moat_conn_wants(conn), ahead = wanted < 0;
     const length = this.#raw?.messageBytes ?? Math.abs(wanted);
     let buffer: PoolBuffer | undefined, region: Region | undefined, op = -1;
     if (!ahead || this.#bytesAhead + length <= core.pool.byteLength * AHEAD) {
@@ -109,7 +109,7 @@ export class RdmaTransport extends NativeTransport {
         buffer?.free(); // no room: a receive that waits fails, and the message stays for the next
       }
     }
-    const r = helper.moat_rdma_land(conn, op);
+    const r = helper.moat_conn_land(conn, op);
     if (op < 0) return;
     if (r === 0) {
       this.#landings.set(op, { buffer: buffer!, region: region!, ahead });

@@ -91,8 +91,8 @@ struct op {
   F(int, moat_rdma_add, int, int, const uint64_t *) \
   F(int, moat_rdma_begin, int, double, uint32_t, uint32_t, int) \
   F(int, moat_rdma_hangup, int) \
-  F(double, moat_rdma_wants, int) \
-  F(int, moat_rdma_land, int, int) \
+  F(double, moat_conn_wants, int) \
+  F(int, moat_conn_land, int, int) \
   F(double, moat_rdma_query, int, int) \
   F(int, moat_rdma_kill, int) \
   F(int, moat_rdma_gone, int) \

@@ -484,14 +484,14 @@ static int take(struct end *e) {
 }
 static int no_room;
 static void land(struct end *e) {
-  for (double n; (n = moat_rdma_wants(e->conn)) != 0;) {
+  for (double n; (n = moat_conn_wants(e->conn)) != 0;) {
     long len = e->raw ? 20000 : (long)(n < 0 ? -n : n);  // less than 0: nobody waits for it yet
     uint32_t pages = pages_for(0, len);
     int page = no_room || len > (long)(e->pool->pages * page_size) ? -1 : find_pages(e, pages), op = -1;
     if (page >= 0) op = moat_in(e->pool->index, (uint32_t)page, pages, 0, (double)len, NO_GUARD);
     if (op < 0 && page >= 0) memset(e->used + page, 0, pages);
     if (op >= 0) track[op] = (struct track){ PLACE, -1, e, (uint32_t)page, pages, 0, NULL };
-    int r = moat_rdma_land(e->conn, op);
+    int r = moat_conn_land(e->conn, op);
     if (op < 0 || r == 0) continue;
     EQUAL(r, -EAGAIN);
     track[op].kind = NOTHING;
@@ -925,7 +925,7 @@ static void case_cancelled_want(void) {
     meet((struct options){ .raw = raw });
     if (!raw) CHECK(send_pages(a, 0, 9000, COW) >= 0);
     int op = receive_any(b);
-    CHECK(moat_rdma_wants(b->conn) > 0);
+    CHECK(moat_conn_wants(b->conn) > 0);
     EQUAL(moat_conn_cancel(op), 0);
     EQUAL(collect(b), op);
     EQUAL(collect(b), -1);
@@ -994,9 +994,9 @@ static void case_landing(void) {
   // The place is found too late: nobody waits for it any more.
   CHECK(send_pages(a, 0, 20000, COW) >= 0);
   int op = receive_any(b);
-  EQUAL(moat_rdma_wants(b->conn), 20000);
+  EQUAL(moat_conn_wants(b->conn), 20000);
   EQUAL(moat_conn_cancel(op), 0);
-  CHECK(moat_rdma_land(b->conn, -1) <= 0);
+  CHECK(moat_conn_land(b->conn, -1) <= 0);
   EQUAL(collect(b), op);
   CHECK(receive_pages(b, 0, 20000) >= 0);
   part(0);
