@@ -33,6 +33,7 @@ export {
 export { Message } from "./lib/message.ts";
 export { Pool, type PoolOptions } from "./lib/memory/pool.ts";
 export { PoolBuffer, type SharedHandle, viewShared } from "./lib/memory/buffer.ts";
+export { Snapshot } from "./lib/memory/snapshot.ts";
 export type { Guard, ReceiveGuard } from "./lib/memory/guard.ts";
 export type { PoolStats } from "./lib/memory/stats.ts";
 export type { Fault, FaultOutcome } from "./lib/memory/faults.ts";

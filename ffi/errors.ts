@@ -16,6 +16,8 @@ export const ERROR_CODES = {
   POOL_CLOSED: "The pool has been closed",
   BUFFER_FREED: "The buffer was freed or given away",
   FOREIGN_BUFFER: "The buffer belongs to another pool",
+  BUFFER_BUSY: "An operation in flight holds pages of the buffer",
+  SNAPSHOT_WRITTEN: "The program wrote to the bytes of a snapshot, which is undone",
   DETACHED_VIEW: "The view's ArrayBuffer is detached",
   TOO_MANY_OPERATIONS: "More operations are in flight than the process can have",
   MESSAGE_TOO_LARGE: "The message is larger than what it was to go into",

@@ -40,6 +40,20 @@ const symbols = {
   moat_collapse: { parameters: ["i32", "u32"], result: "i32" },
   // s32 moat_out(s32 pool, u32 page, u32 n, u32 off, f64 len, s32 guard);
   moat_out: { parameters: ["i32", "u32", "u32", "u32", "f64", "i32"], result: "i32" },
+  // s32 moat_snapshot(s32 pool, u32 page, u32 n, u32 off, f64 len), moat_snapshot_broken(s32 snapshot);
+  moat_snapshot: { parameters: ["i32", "u32", "u32", "u32", "f64"], result: "i32" },
+  moat_snapshot_broken: { parameters: ["i32"], result: "i32" },
+  // s32 moat_out_of(s32 snapshot, f64 at, f64 len);
+  moat_out_of: { parameters: ["i32", "f64", "f64"], result: "i32" },
+  // s32 moat_views_add(s32 pool, f64 view, u32 aliases, s32 fd);
+  moat_views_add: { parameters: ["i32", "f64", "u32", "i32"], result: "i32" },
+  // f64 moat_view_open(s32 snapshot, s32 at);
+  moat_view_open: { parameters: ["i32", "i32"], result: "f64" },
+  // s32 moat_view_close(s32 pool, u32 page, u32 n, u32 runs), moat_view_restore(s32 pool, u32 page, u32 n);
+  moat_view_close: { parameters: ["i32", "u32", "u32", "u32"], result: "i32" },
+  moat_view_restore: { parameters: ["i32", "u32", "u32"], result: "i32" },
+  // s32 moat_swap(s32 pool, u32 a, u32 b, u32 n);
+  moat_swap: { parameters: ["i32", "u32", "u32", "u32"], result: "i32" },
   // s32 moat_out_copy(s32 pool, const u8 *src, f64 len);
   moat_out_copy: { parameters: ["i32", "buffer", "f64"], result: "i32" },
   // s32 moat_out_staged(s32 pool, f64 src, f64 len);
@@ -145,6 +159,7 @@ export const QUERY = {
   mapsUsed: 5,
   mapsBudget: 6,
   opsLive: 7,
+  viewWrites: 8,
 } as const;
 
 /** What `moat_rdma_query` can be asked. */

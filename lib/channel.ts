@@ -14,13 +14,14 @@ import {
 } from "./memory/core.ts";
 import { type Guard, isGuard, type ReceiveGuard } from "./memory/guard.ts";
 import type { PoolBuffer } from "./memory/buffer.ts";
+import type { Snapshot } from "./memory/snapshot.ts";
 import type { Pool } from "./memory/pool.ts";
 import { Message } from "./message.ts";
 import { reactor, type Source } from "./reactor.ts";
 import type { Arrival, Ended, Transport } from "./transport.ts";
 
 /** What can be sent, and received into: pool memory without copying, other memory by copying. */
-export type Data = PoolBuffer | ArrayBufferView | ArrayBuffer;
+export type Data = PoolBuffer | Snapshot | ArrayBufferView | ArrayBuffer;
 
 /** Settings of {@linkcode Channel.send}. */
 export interface SendOptions {
@@ -249,7 +250,8 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
   }
 
   #assertWhole(region: Region | undefined): void {
-    if (region && region.offset === 0 && region.length === region.state.byteLength) return;
+    const { version, byteLength } = region?.state ?? {};
+    if (region?.offset === 0 && region.length === byteLength && version === undefined) return;
     throw new MoatError(
       "INVALID_ARGUMENT",
       region
@@ -339,6 +341,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
         hint: "call recv() without a buffer to receive a message of any size",
       });
     }
+    assertWritable(region);
     // Memory outside the pool gets its bytes from a buffer of the pool, once they are there.
     const through = region ? undefined : core.pool.alloc(bytes.byteLength);
     let target = region;
@@ -627,6 +630,13 @@ function copied(bytes: number): SendResult {
 }
 
 function nothing(): void {}
+
+function assertWritable(region: Region | undefined): void {
+  if (region?.state.version === undefined) return;
+  throw new MoatError("INVALID_ARGUMENT", "recv into a snapshot, which never changes", {
+    hint: "receive into a buffer of pool.alloc()",
+  });
+}
 
 function isOptions(value: unknown): value is ReceiveOptions {
   return typeof value === "object" && value !== null &&

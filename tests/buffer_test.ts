@@ -16,6 +16,7 @@ import {
 import { helper, QUERY } from "../ffi/helper.ts";
 import { assertBytes, pattern } from "./support/bytes.ts";
 import { freshAddress } from "./support/child.ts";
+import { collect, collected } from "./support/garbage.ts";
 import { type Pair, pair } from "./support/pair.ts";
 
 const KIB = 1 << 10, MIB = 1 << 20;
@@ -537,25 +538,6 @@ test("a SharedArrayBuffer's bytes are sent as a copy", async () => {
 });
 
 // ---- buffers that nobody holds any more
-
-interface Collector {
-  gc?: () => void;
-  Bun?: { gc(now: boolean): void };
-}
-
-async function collect(): Promise<void> {
-  const { gc, Bun } = globalThis as Collector;
-  assert.ok(gc ?? Bun, "this test needs --expose-gc");
-  if (Bun) Bun.gc(true);
-  else gc!();
-  await new Promise((resolve) => setTimeout(resolve, 1)); // finalizers run from the event loop
-}
-
-// Collects garbage until a condition holds.
-async function collected(condition: () => boolean): Promise<boolean> {
-  for (let i = 0; i < 200 && !condition(); i++) await collect();
-  return condition();
-}
 
 // In a function of their own, so that no local variable of a test keeps them.
 function allocMany(pool: Pool, count: number): void {

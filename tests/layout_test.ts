@@ -163,6 +163,7 @@ const TABLES: [string, string, object, Questions][] = [
       mapsUsed: "Q_MAPS_USED",
       mapsBudget: "Q_MAPS_BUDGET",
       opsLive: "Q_OPS_LIVE",
+      viewWrites: "Q_VIEW_WRITES",
     },
   ],
   [

@@ -155,13 +155,26 @@ static void find_holder(struct pool *p, u32 page, int until_idle) {
 static void violate(struct pool *p, s32 pool, u32 frame) {
   for (u32 i = 0; i < G.op_high; i++) {
     struct op *o = &G.op[i];
-    if (o->pool != pool || o->kind != OP_OUT || (o->state != OP_QUEUED && o->state != OP_POSTED && o->state != OP_HELD))
+    if (o->pool != pool || (o->kind != OP_OUT && o->kind != OP_SNAP) || (o->state != OP_QUEUED && o->state != OP_POSTED && o->state != OP_HELD))
       continue;
     struct runs it = runs_of(p->dev, p->frames, &o->d);
     struct run r;
     while (runs_next(&it, &r) == 1)
       if (frame - r.frame < r.count) __atomic_or_fetch(&o->flags, OP_VIOLATED, __ATOMIC_RELAXED);
   }
+}
+
+// Are snapshots all that holds a frame? Then nothing but JavaScript can let go of it.
+static int only_snapshots(struct pool *p, s32 pool, u32 frame) {
+  u32 holders = 0;
+  for (u32 i = 0; i < G.op_high; i++) {
+    struct op *o = &G.op[i];
+    if (o->pool != pool || o->kind != OP_SNAP || o->state != OP_HELD) continue;
+    struct runs it = runs_of(p->dev, p->frames, &o->d);
+    struct run r;
+    while (runs_next(&it, &r) == 1) holders += frame - r.frame < r.count;
+  }
+  return holders == p->out[frame];
 }
 
 // A receive that did not come in time: the receives on this page give up their claim and the page opens.
@@ -315,6 +328,8 @@ static u8 write_to_sent(struct pool *p, s32 pool, u32 page, struct record *rec) 
     }
     // No frame, or no mapping: wait like "wait" does, and say so.
     p->stat[S_DEGRADED]++;
+    // The thread whose JavaScript would have to release the snapshots is this one: no use in waiting.
+    if (p->thread == thread_id() && only_snapshots(p, pool, p->frame[page])) waited = DID_DEADLOCK;
     if (waited > DID_WAIT) {  // the time is spent
       violate(p, pool, p->frame[page]);
       if (must_open(p, page)) return 0;
@@ -403,6 +418,7 @@ static int pool_fault(s32 pool, u64 address, int write) {
   return rec.outcome != 0;
 }
 
+static int snapshot_fault(u64 address);  // snapshot.c: the program writes to a version it reads
 static int peer_fault(u64 address);  // shm_message.c: a receiver writes to a message it reads in place
 
 EXPORT void moat_on_segv(int sig, void *info, void *context) {
@@ -416,7 +432,7 @@ EXPORT void moat_on_segv(int sig, void *info, void *context) {
         if (pool_fault(i, a, fault_is_write(context))) return;
         break;
       }
-    if (peer_fault(a)) return;
+    if (snapshot_fault(a) || peer_fault(a)) return;
   }
   chain(sig, info, context);
 }

@@ -19,7 +19,7 @@
 enum guard { GUARD_NONE, GUARD_WAIT, GUARD_COW, GUARD_MOVE, GUARD_COPY };
 enum prot { RW, RO, CLOSED };  // what the window page allows the program
 enum outcome { DID_RESTORE = 1, DID_PRIVATE, DID_WAIT, DID_TIMEOUT, DID_DEADLOCK, DID_DEGRADE };
-enum op_kind { OP_OUT = 1, OP_IN, OP_TAKE };
+enum op_kind { OP_OUT = 1, OP_IN, OP_TAKE, OP_SNAP };
 enum op_state { OP_FREE, OP_HELD, OP_QUEUED, OP_POSTED, OP_DONE };
 enum op_flag { OP_STAGED = 1, OP_VIOLATED = 2, OP_PARKED = 4, OP_PULLED = 8, OP_BROKEN = 16, OP_AT_DEVICE = 32, OP_AHEAD = 64 };
 
@@ -83,6 +83,18 @@ struct fault {  // what onFault is told; mirrored in lib/memory/faults.ts
 
 struct queue { s32 head, tail; };  // of operations, linked by op.next_free
 
+// Views of frames for JavaScript to read (arena.c).
+struct arena {
+  u64 view;
+  u32 frames, aliases;  // pages: of all frames at their places, and behind them for scattered ones
+  s32 fd;
+  u8 *flags;            // [frames + aliases]
+  u32 *alias;           // [aliases] frame behind the page
+  u32 hint, chunk;      // next page a private copy is expected for, and the size of the last step
+  u64 writes;           // times the program wrote to a page of it
+};
+enum { HELD = 1, PRIVATE = 2, FIRST = 4 };  // of a page: read by JavaScript; written; a private mapping begins here
+
 struct pool {
   u32 live, lock;
   u64 win, win_bytes, dev;
@@ -108,9 +120,11 @@ struct pool {
   u32 nfree, cursor;
   u32 nkept;     // frames nobody uses that are kept for the huge page they belong to
   u64 timeout_ns;
+  s32 thread;    // that made it, and whose JavaScript has its snapshots
   s32 starved;   // 1 + the bell of a connection that found no frame: to be rung when one is free
   u32 notify;    // ring the bell for every fault (an onFault hook is set)
   s32 bell;
+  struct arena views;  // of snapshots; made with the first
   u64 *stat;
   struct fault *faults;
   u64 nfaults;

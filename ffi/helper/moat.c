@@ -1,5 +1,6 @@
 // The helper of Moat: what cannot be TypeScript. One translation unit, freestanding, no libc.
 //   frames.c  what is behind each page; ops.c  operations and their guards; pools.c  buffers and pools
+//   arena.c  views of frames for JavaScript to read; snapshot.c  versions of buffers; swap.c  page swapping
 //   fault.c   the SIGSEGV handler
 //   conn.c    connections: what the transports have in common (a handler that waits must move them on)
 //   shm.c     the shared-memory transport; shm_message.c  its messages, read in place
@@ -10,6 +11,9 @@
 // counts, exact below 2^53), because those are what a foreign call costs least with.
 #include "frames.c"
 #include "ops.c"
+#include "arena.c"
+#include "snapshot.c"
+#include "swap.c"
 #include "pools.c"
 #include "fault.c"
 #include "conn.c"

@@ -172,7 +172,7 @@ static void op_finish(s32 i, s32 status) {
   struct pool *p = &G.pool[o->pool];
   if (o->kind != OP_TAKE) {
     lock(&p->lock);
-    if (o->kind == OP_OUT) {
+    if (o->kind == OP_OUT || o->kind == OP_SNAP) {
       out_unref(p, o);
       head_unref(p, o);
     } else {

@@ -1,6 +1,7 @@
 // Buffers and pools: what JavaScript makes, and asks.
 #include "memory.h"
 
+// 1 if pages of it are closed to writes, which the first write to each will open.
 EXPORT s32 moat_buf_open(s32 pool, u32 page, u32 n) {
   struct pool *p = pool_of(pool);
   if (!p || page >= p->pages || n > p->pages - page || !n) return -E_INVAL;
@@ -11,9 +12,15 @@ EXPORT s32 moat_buf_open(s32 pool, u32 page, u32 n) {
   p->from[page] = NONE;
   p->walk[page] = p->haste[page] = 0;
   p->cost[page] = 0;
-  protect_all(p, page, n, RW);
+  // What was here before may live on in a snapshot: its pages stay closed to writes, as under any guard.
+  s32 guarded = 0;
+  for (u32 i = page, j; i < page + n; i = j) {
+    int out = p->out[p->frame[i]] != 0;
+    for (j = i + 1; j < page + n && (p->out[p->frame[j]] != 0) == out;) j++;
+    if (protect_all(p, i, j - i, out ? RO : RW) || out) guarded = 1;
+  }
   unlock(&p->lock);
-  return 0;
+  return guarded;
 }
 EXPORT s32 moat_buf_close(s32 pool, u32 page, u32 n) {
   struct pool *p = pool_of(pool);
@@ -198,6 +205,7 @@ EXPORT s32 moat_pool_add(f64 win, f64 dev, u32 pages, u32 frames, f64 timeout_ns
   p->frames = frames;
   p->timeout_ns = (u64)timeout_ns;
   p->bell = -1;
+  p->thread = thread_id();
   for (u32 k = 0; k < pages; k++) {
     p->frame[k] = p->owner[k] = k;
     p->start[k] = NONE;
@@ -219,6 +227,7 @@ EXPORT s32 moat_pool_remove(s32 i) {
   budget(-breaks);
   u64 bytes = tables(p->pages, p->frames);
   store_rel(&p->live, 0);
+  views_remove(p);
   sys2(NR_munmap, p->free, bytes);
   unlock(&p->lock);
   return 0;
@@ -232,7 +241,7 @@ EXPORT s32 moat_pool_notify(s32 i, s32 on, s32 bell) {
 }
 
 // Addresses and numbers JavaScript reads by itself.
-enum { Q_OPS, Q_STATS, Q_FAULTS, Q_NFAULTS, Q_FREE, Q_MAPS_USED, Q_MAPS_BUDGET, Q_OPS_LIVE };
+enum { Q_OPS, Q_STATS, Q_FAULTS, Q_NFAULTS, Q_FREE, Q_MAPS_USED, Q_MAPS_BUDGET, Q_OPS_LIVE, Q_VIEW_WRITES };
 EXPORT f64 moat_query(s32 what, s32 i) {
   struct pool *p = pool_of(i);
   switch (what) {
@@ -244,6 +253,7 @@ EXPORT f64 moat_query(s32 what, s32 i) {
     case Q_MAPS_USED: return (f64)G.maps_used;
     case Q_MAPS_BUDGET: return (f64)G.maps_budget;
     case Q_OPS_LIVE: return G.ops_live;
+    case Q_VIEW_WRITES: return p ? (f64)load_acq(&p->views.writes) : 0;
   }
   return -E_INVAL;
 }

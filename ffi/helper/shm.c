@@ -62,10 +62,10 @@ static int desc_ok(const struct conn *c, const struct desc *d) {
   if (d->kind != D_PAGES && d->kind != D_TABLE) return 0;
   // A message of nothing, for which the sender's ring had no room.
   if (!d->len) return d->kind == D_PAGES && !d->nruns && !d->off;
-  if (d->off >= G.page_size || d->len > (u64)c->peer_frames << G.page_shift) return 0;
+  if (d->off >= G.page_size || d->len > (u64)c->views.frames << G.page_shift) return 0;
   u64 pages = 0, want = (d->off + d->len + G.page_size - 1) >> G.page_shift;
   if (!d->nruns || d->nruns > want || d->nruns > MAX_RUNS) return 0;
-  struct runs it = runs_of(c->peer_dev, c->peer_frames, d);
+  struct runs it = runs_of(c->peer_dev, c->views.frames, d);
   struct run r;
   int more;
   while ((more = runs_next(&it, &r)) == 1)
@@ -79,7 +79,7 @@ static int desc_copy(const struct conn *c, const struct desc *d, u8 *to) {
     memcpy(to, c->theirs->eager + d->off, d->len);
     return 0;
   }
-  struct runs it = runs_of(c->peer_dev, c->peer_frames, d);
+  struct runs it = runs_of(c->peer_dev, c->views.frames, d);
   struct run r;
   u64 left = d->len, off = d->off;
   while (left) {
@@ -98,7 +98,7 @@ static int desc_copy(const struct conn *c, const struct desc *d, u8 *to) {
 static int desc_deliver(const struct conn *c, const struct desc *d, struct op *o) {
   struct pool *p = &G.pool[o->pool];
   u64 at = 0, left = d->len, off = d->off;
-  struct runs it = runs_of(c->peer_dev, c->peer_frames, d);
+  struct runs it = runs_of(c->peer_dev, c->views.frames, d);
   struct run r = { 0, 0 };
   const u8 *from = 0;
   u64 have = 0;
@@ -337,18 +337,13 @@ EXPORT s32 moat_shm_add(s32 pool, s32 fd, s32 peer_fd, f64 mine, f64 theirs, f64
     sys2(NR_munmap, marks, peer_frames + (u64)arena * 5);
     return i;
   }
-  c->peer_fd = peer_fd;
   c->mine = (struct ring *)(u64)mine;
   c->theirs = (const struct ring *)(u64)theirs;
   c->peer_dev = (u64)peer_dev;
-  c->view = (u64)view;
-  c->peer_frames = peer_frames;
-  c->arena = arena;
-  c->alias = marks;
-  c->flags = (u8 *)(marks + arena);
+  c->views = (struct arena){ (u64)view, peer_frames, arena, peer_fd, (u8 *)(marks + arena), marks, 0, 0, 0 };
   c->parked = -1;
   conn_begin(c);
   return i;
 }
 static void shm_hang_up(struct conn *c) { sys2(NR_shutdown, c->fd, 2 /* SHUT_RDWR */); }
-static void shm_remove(struct conn *c) { sys2(NR_munmap, c->alias, c->peer_frames + (u64)c->arena * 5); }
+static void shm_remove(struct conn *c) { sys2(NR_munmap, c->views.alias, c->views.frames + (u64)c->views.aliases * 5); }

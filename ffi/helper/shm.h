@@ -28,20 +28,12 @@ struct ring {  // layout of the ring's memfd; mirrored in ffi/layout.ts
 };
 _Static_assert(sizeof(struct ring) == 4096 + 65536 + 65536 + EAGER_BYTES, "mirrored in ffi/layout.ts");
 
-// Flags of a page of the peer's memory as the program sees it. FIRST: a private mapping begins here.
-enum { HELD = 1, PRIVATE = 2, FIRST = 4 };
-
 // What a connection has besides the fields of every connection (conn.h).
 #define SHM_FIELDS {                                                                                          \
-  s32 peer_fd;                                                                                                \
   struct ring *mine;                                                                                          \
   const struct ring *theirs;                                                                                  \
   u64 peer_dev;         /* the peer's pool, read-only and never remapped: what this helper reads */           \
-  u64 view;             /* the same again, and behind it the arena for aliases: what JavaScript reads */      \
-  u32 peer_frames, arena;                                                                                     \
-  u8 *flags;            /* [peer_frames + arena], behind alias */                                             \
-  u32 *alias;           /* [arena] frame behind the page */                                                   \
-  u32 hint, chunk;      /* next page a private copy is expected for, and the size of the last step */         \
+  struct arena views;   /* the same again: what JavaScript reads */                                           \
   u64 tx_tail, tx_seen; /* published; of those, consumed by the peer */                                       \
   u64 eager_tail, eager_freed;                                                                                \
   u32 woke_seq;                                                                                               \

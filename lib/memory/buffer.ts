@@ -8,6 +8,7 @@ import { runtime } from "../../ffi/runtime.ts";
 import type { Pool } from "./pool.ts";
 import type { PoolCore } from "./core.ts";
 import { AutoGuard } from "./guard.ts";
+import type { Snapshot } from "./snapshot.ts";
 
 /**
  * What a {@linkcode PoolBuffer} needs to be seen from another Worker: plain numbers, which
@@ -20,7 +21,7 @@ export interface SharedHandle {
   readonly byteLength: number;
 }
 
-let make: (core: PoolCore, page: number, pages: number, byteLength: number) => PoolBuffer;
+let make: (core: PoolCore, place: Place, byteLength: number) => PoolBuffer;
 
 /**
  * A buffer of whole pages from a {@linkcode Pool}, to be sent and received without copying.
@@ -43,10 +44,10 @@ export class PoolBuffer implements Disposable {
   readonly #bytes: Uint8Array<ArrayBuffer>;
 
   static {
-    make = (core, page, pages, byteLength) => new PoolBuffer(core, page, pages, byteLength);
+    make = (core, place, byteLength) => new PoolBuffer(core, place, byteLength);
   }
 
-  private constructor(core: PoolCore, page: number, pages: number, byteLength: number) {
+  private constructor(core: PoolCore, { page, pages, guarded }: Place, byteLength: number) {
     this.#core = core;
     this.page = page;
     this.byteLength = byteLength;
@@ -60,7 +61,7 @@ export class PoolBuffer implements Disposable {
       memory: new WeakRef(memory),
       busy: 0,
       freed: false,
-      guarded: false,
+      guarded,
       shared: false,
       auto: new AutoGuard(
         core.copyCostPerByte(byteLength),
@@ -110,6 +111,17 @@ export class PoolBuffer implements Disposable {
   }
 
   /**
+   * Takes an immutable version of the buffer, without copying: see {@linkcode Snapshot}. If a receive is
+   * pending, it waits for that, as any access would.
+   *
+   * @throws {MoatError} `BUFFER_FREED`, `DETACHED_VIEW`; `POOL_EXHAUSTED` if the process has no mappings left;
+   * `TOO_MANY_OPERATIONS`
+   */
+  snapshot(): Snapshot {
+    return this.#core.takeSnapshot(this);
+  }
+
+  /**
    * Gives the buffer back to the pool. Its view is detached at once; its pages are used again when no
    * operation needs them any more.
    *
@@ -131,13 +143,16 @@ export class PoolBuffer implements Disposable {
 }
 
 /** Makes a buffer of pages that were taken for it. For {@linkcode Pool.alloc}. */
-export function makeBuffer(
-  core: PoolCore,
-  page: number,
-  pages: number,
-  byteLength: number,
-): PoolBuffer {
-  return make(core, page, pages, byteLength);
+export function makeBuffer(core: PoolCore, place: Place, byteLength: number): PoolBuffer {
+  return make(core, place, byteLength);
+}
+
+/** Where a buffer is. */
+export interface Place {
+  readonly page: number;
+  readonly pages: number;
+  /** A snapshot of what was there before holds pages of it, so they are closed to writes. */
+  readonly guarded: boolean;
 }
 
 /** What the library knows of a buffer. */
@@ -147,7 +162,9 @@ export interface BufferState {
   readonly pages: number;
   readonly byteLength: number;
   /** What the views are made on. Weak: a buffer whose last view is gone comes back by itself. */
-  readonly memory: WeakRef<ArrayBuffer>;
+  memory: WeakRef<ArrayBuffer> | undefined;
+  /** Of a snapshot: the operation that holds its frames. It has no pages of the window. */
+  readonly version?: number;
   /** Operations that hold pages of it. */
   busy: number;
   freed: boolean;

@@ -9,11 +9,12 @@ import { ensureHandler } from "../../ffi/sigsegv.ts";
 import { C, checked, cString, libc, map, mapAligned, pageSize } from "../../ffi/libc.ts";
 import { runtime } from "../../ffi/runtime.ts";
 import { FAULT } from "../../ffi/layout.ts";
-import type { BufferState, PoolBuffer } from "./buffer.ts";
+import type { BufferState, Place, PoolBuffer } from "./buffer.ts";
 import { calibrate, type Calibration } from "./calibrate.ts";
 import { type Fault, NO_PAGE, readFault } from "./faults.ts";
 import { type Guard, GUARD_NUMBER, type ReceiveGuard } from "./guard.ts";
 import type { Pool } from "./pool.ts";
+import { type Snapshot, Snapshots } from "./snapshot.ts";
 import { Ranges } from "./ranges.ts";
 import { Counters } from "./stats.ts";
 
@@ -50,7 +51,7 @@ const LARGE = 64;
 
 // Which buffer an ArrayBuffer belongs to, over all pools of this isolate: how sub-views are recognised.
 const buffers = new WeakMap<ArrayBufferLike, BufferState>();
-const states = new WeakMap<PoolBuffer, BufferState>();
+const states = new WeakMap<PoolBuffer | Snapshot, BufferState>();
 
 // Operations in flight of this isolate, by the helper's number.
 const operations: (Operation | undefined)[] = [];
@@ -77,6 +78,8 @@ export class PoolCore {
   readonly #calibration: Calibration;
   readonly #ranges: Ranges;
   readonly #live = new Set<BufferState>();
+  /** Its snapshots. */
+  readonly versions: Snapshots = new Snapshots(this);
   readonly #collapsed = new Set<number>();
   readonly #collected: FinalizationRegistry<BufferState>;
   #faultRing: DataView;
@@ -141,7 +144,7 @@ export class PoolCore {
   // ---- buffers
 
   /** Takes pages for a buffer. */
-  takePages(byteLength: number): { page: number; pages: number } {
+  takePages(byteLength: number): Place {
     this.assertOpen();
     const pages = Math.ceil(byteLength / this.pageSize);
     // Aligned where that wastes no more than an eighth; what is left between is used for smaller buffers.
@@ -159,9 +162,10 @@ export class PoolCore {
         { hint: "free buffers, or make the pool larger" },
       );
     }
-    this.helper.moat_buf_open(this.index, page, pages);
+    const guarded = this.helper.moat_buf_open(this.index, page, pages) === 1;
     if (pages >= LARGE) this.#collapse(page, pages);
-    return { page, pages };
+    if (guarded) ensureHandler(this.helper);
+    return { page, pages, guarded };
   }
 
   /** Remembers a new buffer. */
@@ -173,17 +177,33 @@ export class PoolCore {
     this.#collected.register(memory, state, state);
   }
 
+  /** Remembers a new snapshot, and its view when one is made. */
+  adoptSnapshot(snapshot: Snapshot, state: BufferState): void {
+    states.set(snapshot, state);
+  }
+  adoptView(memory: ArrayBuffer, state: BufferState): void {
+    state.memory = new WeakRef(memory);
+    buffers.set(memory, state);
+  }
+
+  /** Takes a snapshot of a buffer. */
+  takeSnapshot(buffer: PoolBuffer): Snapshot {
+    const { region, bytes } = resolveData(this, buffer, "snapshot");
+    return this.versions.take(region!, bytes);
+  }
+
   /** Detaches a buffer's view; its pages are free when no operation holds them. */
   retire(state: BufferState): void {
     state.freed = true;
     this.#collected.unregister(state);
-    const memory = state.memory.deref();
+    const memory = state.memory?.deref();
     if (memory?.detached) this.keepAddresses = true; // transferred: an alias is somewhere
     else memory?.transfer(0);
     if (state.busy === 0) this.#recycle(state);
   }
 
   #recycle(state: BufferState): void {
+    if (state.version !== undefined) return;
     this.#live.delete(state);
     if (this.#closed) return;
     this.helper.moat_buf_close(this.index, state.page, state.pages);
@@ -208,9 +228,10 @@ export class PoolCore {
   assertLive(state: BufferState): void {
     this.assertOpen();
     if (state.freed) {
-      throw new MoatError("BUFFER_FREED", "the buffer has been freed or given away", {
-        hint: "allocate another with pool.alloc()",
-      });
+      const [what, hint] = state.version === undefined
+        ? ["the buffer has been freed or given away", "allocate another with pool.alloc()"]
+        : ["the snapshot has been released", "take another with buffer.snapshot()"];
+      throw new MoatError("BUFFER_FREED", what, { hint });
     }
   }
 
@@ -218,8 +239,36 @@ export class PoolCore {
 
   /** Starts a send of a region with its pages under a guard. Returns its number, or -errno. */
   out(region: Region, bytes: Uint8Array, guard: Exclude<Guard, "auto" | "copy">): number {
-    const { state, offset, length } = region;
-    if (guard === "cow" || guard === "wait") {
+    const { state, offset, length } = region, { helper, index } = this;
+    if (state.version !== undefined) return helper.moat_out_of(state.version, offset, length);
+    return this.#hold(
+      region,
+      bytes,
+      guard === "cow" || guard === "wait",
+      (page, pages, within) =>
+        helper.moat_out(index, page, pages, within, length, GUARD_NUMBER[guard]),
+    );
+  }
+
+  /** Starts to hold a version of a region. Returns its number, or -errno. */
+  snapshot(region: Region, bytes: Uint8Array): number {
+    return this.#hold(
+      region,
+      bytes,
+      true,
+      (page, pages, within) =>
+        this.helper.moat_snapshot(this.index, page, pages, within, region.length),
+    );
+  }
+
+  // Starts an operation that reads pages; what is still being received is waited for.
+  #hold(
+    { state, offset, length }: Region,
+    bytes: Uint8Array,
+    guarded: boolean,
+    start: (page: number, pages: number, within: number) => number,
+  ): number {
+    if (guarded) {
       ensureHandler(this.helper);
       state.guarded = true;
     }
@@ -227,14 +276,7 @@ export class PoolCore {
     const pages = Math.ceil((offset + length) / this.pageSize) - first;
     const page = state.page + first, within = offset - first * this.pageSize;
     for (let tries = 0;; tries++) {
-      const op = this.helper.moat_out(
-        this.index,
-        page,
-        pages,
-        within,
-        length,
-        GUARD_NUMBER[guard],
-      );
+      const op = start(page, pages, within);
       if (op !== -EBUSY) return op;
       // A receive is pending on a page: what is to be sent is what it will hold. Reading it waits.
       if (tries === 3) {
@@ -310,6 +352,13 @@ export class PoolCore {
     return op;
   }
 
+  /** Exchanges the frames behind two ranges of window pages. 0, or -errno with nothing exchanged. */
+  exchange(a: number, b: number, pages: number): number {
+    const r = this.helper.moat_swap(this.index, a, b, pages);
+    if (r === 0) this.counters.swappedPages += pages;
+    return r;
+  }
+
   /** The error for an operation the helper refused. */
   refusal(what: string, errno: number): MoatError {
     if (errno === -ENFILE) {
@@ -336,6 +385,7 @@ export class PoolCore {
 
   /** The guard `"auto"` is for a region. */
   chooseAuto({ state, length }: Region): "copy" | "cow" {
+    if (state.version !== undefined) return "cow"; // nothing has to be guarded
     if (this.#fixedThreshold) return length < this.copyThreshold ? "copy" : "cow";
     return state.auto.choose(length, () => this.helper.moat_buf_cost(this.index, state.page));
   }
@@ -427,6 +477,7 @@ export class PoolCore {
     for (const state of this.#live) if (!state.freed) this.retire(state);
     this.#closed = true;
     for (const fn of this.#closers.splice(0)) fn();
+    this.versions.close();
     (this.#faultRing.buffer as ArrayBuffer).transfer(0);
     this.helper.moat_pool_remove(this.index);
     const bytes = this.pages * this.pageSize;
@@ -459,11 +510,12 @@ export type Resolved = { region: Region; bytes: Uint8Array } | {
  * @throws {MoatError} `INVALID_ARGUMENT`, `BUFFER_FREED`, `DETACHED_VIEW` or `FOREIGN_BUFFER`
  */
 export function resolveData(core: PoolCore, data: unknown, what: string): Resolved {
-  const whole = states.get(data as PoolBuffer);
+  const whole = states.get(data as PoolBuffer | Snapshot);
   if (whole) {
     whole.core.assertLive(whole);
     assertSame(core, whole, what);
-    const memory = whole.memory.deref()!;
+    if (whole.version !== undefined) (data as Snapshot).bytes; // makes the view, or says what is wrong with it
+    const memory = whole.memory!.deref()!;
     assertAttached(memory, what);
     const region = { state: whole, offset: 0, length: whole.byteLength };
     return { region, bytes: new Uint8Array(memory) };

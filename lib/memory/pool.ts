@@ -10,6 +10,7 @@ import { faultBell } from "../reactor.ts";
 import { makeBuffer, type PoolBuffer } from "./buffer.ts";
 import { describe, PoolCore } from "./core.ts";
 import type { Fault } from "./faults.ts";
+import { swap } from "./swap.ts";
 import { combine, type PoolStats, readNative } from "./stats.ts";
 
 /** Settings of a {@linkcode Pool}. */
@@ -107,8 +108,23 @@ export class Pool implements AsyncDisposable {
         { hint: "make the pool larger, or the buffer smaller" },
       );
     }
-    const { page, pages } = this.#core.takePages(bytes);
-    return makeBuffer(this.#core, page, pages, bytes);
+    return makeBuffer(this.#core, this.#core.takePages(bytes), bytes);
+  }
+
+  /**
+   * Exchanges the contents of two buffers, or of two parts of buffers, by exchanging the pages behind them:
+   * nothing is copied, and it costs the same whatever they hold. Both stay valid, and so do their views.
+   *
+   * Sends in flight and snapshots keep what they had. An exchange is refused while a receive is pending on
+   * either side, or a send whose guard is tied to its place: `"wait"` or `"none"`.
+   *
+   * @param a a buffer, or a view that begins and ends where pages do (or where its buffer does)
+   * @param b the same number of bytes of this pool, which do not overlap
+   * @throws {MoatError} `INVALID_ARGUMENT`, `BUFFER_FREED`, `DETACHED_VIEW`, `FOREIGN_BUFFER`; `BUFFER_BUSY` while
+   * an operation is in the way; `POOL_EXHAUSTED` if the process has no mappings left. Nothing is exchanged then.
+   */
+  swap(a: PoolBuffer | Uint8Array, b: PoolBuffer | Uint8Array): void {
+    swap(this.#core, a, b);
   }
 
   /**

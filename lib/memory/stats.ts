@@ -60,6 +60,8 @@ export interface PoolStats {
     /** A received message was copied because it could not be mapped. */
     receiveCopies: number;
   };
+  /** Pages of the window that were exchanged for others instead of being copied: one for each pair. */
+  swappedPages: number;
   /** Huge pages that buffers were put on. */
   hugePages: number;
   /** Pages copied to bring a scattered buffer together. */
@@ -98,6 +100,7 @@ export class Counters {
   toCopy = 0;
   staged = 0;
   receiveCopies = 0;
+  swappedPages = 0;
 }
 
 /** Reads the helper's counters of a pool; the array is a copy. */
@@ -148,6 +151,7 @@ export function combine(
       staged: js.staged,
       receiveCopies: js.receiveCopies,
     },
+    swappedPages: js.swappedPages,
     hugePages: at(S.huge),
     mendedPages: at(S.mended),
   };

@@ -14,6 +14,7 @@ import { type PoolCore, type Region, resolveData } from "../../lib/memory/core.t
 import type { Guard } from "../../lib/memory/guard.ts";
 import { coreOf, type Pool } from "../../lib/memory/pool.ts";
 import type { PoolBuffer } from "../../lib/memory/buffer.ts";
+import type { Snapshot } from "../../lib/memory/snapshot.ts";
 
 const symbols = {
   // int pipe2(int fds[2], int flags);
@@ -61,7 +62,7 @@ export interface Flight extends Disposable {
 }
 
 /** Starts a send the way a channel does, with the pages handed to a pipe before it returns. */
-export function fly(pool: Pool, data: PoolBuffer | Uint8Array, guard: Guard): Flight {
+export function fly(pool: Pool, data: PoolBuffer | Snapshot | Uint8Array, guard: Guard): Flight {
   const core = coreOf(pool), { region, bytes } = resolveData(core, data, "send");
   const length = bytes.length;
   let op: number;
