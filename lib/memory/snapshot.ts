@@ -97,17 +97,17 @@ export class Snapshots {
     return memory;
   }
 
-  // The address range in which versions are read: every frame at its place, read-only, and behind them as
-  // much again for scattered ones.
+  // The address range in which versions are read: every frame at its place, read-only, and behind them places
+  // for those in several pieces, or of frames that are being read already. Addresses cost nothing.
   #prepare(): void {
     if (this.#aliases) return;
     const { helper, index, frames, memfd, pageSize } = this.#core, bytes = frames * pageSize;
     const reserve = C.MAP_PRIVATE | C.MAP_ANONYMOUS | C.MAP_NORESERVE;
-    this.#address = mapAligned(bytes * 2, C.PROT_NONE, reserve, -1);
+    this.#address = mapAligned(bytes * (1 + PLACES), C.PROT_NONE, reserve, -1);
     map(bytes, C.PROT_READ, C.MAP_SHARED | C.MAP_FIXED, memfd, 0, this.#address);
-    const r = helper.moat_views_add(index, this.#address, frames, memfd);
+    const r = helper.moat_views_add(index, this.#address, frames * PLACES, memfd);
     if (r < 0) throw this.#core.refusal("reading a snapshot", r);
-    this.#aliases = new Ranges(frames);
+    this.#aliases = new Ranges(frames * PLACES);
   }
 
   /** Puts back what the program has written to a view. True if there was something. */
@@ -141,7 +141,7 @@ export class Snapshots {
   close(): void {
     for (const version of [...this.#live]) this.release(version);
     if (!this.#aliases) return;
-    const bytes = this.#core.frames * this.#core.pageSize * 2;
+    const bytes = this.#core.frames * this.#core.pageSize * (1 + PLACES);
     if (this.#escaped) {
       const flags = C.MAP_PRIVATE | C.MAP_ANONYMOUS | C.MAP_NORESERVE | C.MAP_FIXED;
       map(bytes, C.PROT_READ | C.PROT_WRITE, flags, -1, 0, this.#address);
@@ -152,6 +152,9 @@ export class Snapshots {
 }
 
 const ENOMEM = 12;
+
+/** The bytes of all versions that are read at once, in sizes of the pool. */
+const PLACES = 15;
 
 let make: (core: PoolCore, state: BufferState, version: Version) => Snapshot;
 
