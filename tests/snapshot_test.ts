@@ -1,13 +1,16 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
+import { once } from "node:events";
 import { test } from "node:test";
-import { GuardTimeoutError, listen, MoatError, Pool, type Snapshot } from "../mod.ts";
+import { Worker } from "node:worker_threads";
+import { GuardTimeoutError, listen, MoatError, Pool, type Snapshot, viewShared } from "../mod.ts";
 import { helper, QUERY } from "../ffi/helper.ts";
 import { assertBytes, fill, pattern, sha256 } from "./support/bytes.ts";
 import { Child, freshAddress, other } from "./support/child.ts";
 import { collected } from "./support/garbage.ts";
 import { pair } from "./support/pair.ts";
 import { fly } from "./support/vmsplice.ts";
+import type { Task } from "./programs/reader.ts";
 import type { Order as Sending } from "./programs/sender.ts";
 import type { Answer, Order } from "./programs/witness.ts";
 
@@ -212,6 +215,29 @@ test("snapshots nobody holds are released; a view keeps its snapshot", async () 
   for (let i = 0; i < 100; i++) buf.snapshot().bytes[0];
   assert.ok(await collected(() => left() <= 2));
   assert.ok(pool.stats().freeFrames >= freeFrames - 16);
+});
+
+test("several Workers read one version, while the buffer changes", async () => {
+  await using pool = Pool.create({ bytes: 4 * MIB });
+  using buf = pool.alloc(MIB);
+  fill(buf.bytes, 1);
+  const version = buf.snapshot(), flags = new SharedArrayBuffer(8);
+  const workerData: Task = { share: version.share(), flags };
+  const workers = [1, 2, 3].map(() =>
+    new Worker(new URL("programs/reader.ts", import.meta.url), { workerData })
+  );
+  await Promise.all(workers.map((worker) => once(worker, "message")));
+  const hashes = workers.map((worker) => once(worker, "message").then(([hash]) => hash));
+  fill(buf.bytes, 2);
+  Atomics.store(new Int32Array(flags), 0, 1);
+  Atomics.notify(new Int32Array(flags), 0);
+  const expected = sha256(pattern(1, MIB));
+  assert.deepEqual(await Promise.all(hashes), [expected, expected, expected]);
+  await Promise.all(workers.map((worker) => worker.terminate()));
+  version.release();
+  assert.equal(viewShared(workerData.share).length, MIB); // still memory
+  viewShared(workerData.share)[MIB - 1];
+  assertNothingHeld(pool);
 });
 
 test("a pool can be closed with snapshots left, whose views are detached", async () => {

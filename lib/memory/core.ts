@@ -514,7 +514,7 @@ export function resolveData(core: PoolCore, data: unknown, what: string): Resolv
   if (whole) {
     whole.core.assertLive(whole);
     assertSame(core, whole, what);
-    if (whole.version !== undefined) (data as Snapshot).bytes; // makes the view, or says what is wrong with it
+    if (whole.version !== undefined) void (data as Snapshot).bytes; // makes the view, or says what is wrong with it
     const memory = whole.memory!.deref()!;
     assertAttached(memory, what);
     const region = { state: whole, offset: 0, length: whole.byteLength };

@@ -8,7 +8,7 @@ import { QUERY } from "../../ffi/helper.ts";
 import { C, libc, map, mapAligned } from "../../ffi/libc.ts";
 import { DESC, OP } from "../../ffi/layout.ts";
 import { runtime } from "../../ffi/runtime.ts";
-import type { BufferState } from "./buffer.ts";
+import type { BufferState, SharedHandle } from "./buffer.ts";
 import type { PoolCore, Region } from "./core.ts";
 import { AutoGuard } from "./guard.ts";
 import { Ranges } from "./ranges.ts";
@@ -28,6 +28,9 @@ interface View {
   readonly memory: WeakRef<ArrayBuffer>;
   /** The pool's count of stray writes when this view was last whole. */
   writes: number;
+  readonly address: number;
+  /** Another thread may be reading it. */
+  shared: boolean;
 }
 
 /** The snapshots of a pool: which there are, and where they are read. */
@@ -92,7 +95,8 @@ export class Snapshots {
     if (address < 0) throw this.#core.refusal("reading a snapshot", address);
     const memory = runtime().viewOf(address, snapshot.byteLength);
     const writes = helper.moat_query(QUERY.viewWrites, index);
-    version.view = { page, pages, runs, memory: new WeakRef(memory), writes };
+    const where = { page, pages, runs, address };
+    version.view = { ...where, memory: new WeakRef(memory), writes, shared: false };
     this.#keepers.set(memory, snapshot);
     return memory;
   }
@@ -125,11 +129,11 @@ export class Snapshots {
     if (!this.#live.delete(version)) return;
     this.#collected.unregister(version);
     const { helper, index, frames } = this.#core, { view, op } = version;
-    const memory = view?.memory.deref();
-    if (memory?.detached) {
-      this.#escaped = true; // somebody has it: the place is not used again
+    const memory = view?.memory.deref(), escaped = memory?.detached || view?.shared;
+    if (!memory?.detached) memory?.transfer(0);
+    if (escaped) {
+      this.#escaped = true; // somebody may look at it: the place is not used again
     } else if (view) {
-      memory?.transfer(0);
       helper.moat_view_close(index, view.page, view.pages, view.runs);
       if (view.page >= frames) this.#aliases!.give(view.page - frames, view.pages);
     }
@@ -222,6 +226,22 @@ export class Snapshot implements Disposable {
       );
     }
     return this.#bytes;
+  }
+
+  /**
+   * A handle by which Workers of this process can read the version: see {@linkcode viewShared}. Any number of
+   * readers share its pages. A write of theirs is kept from the version as one of this thread is.
+   *
+   * After {@linkcode release} their views show whatever the pages are used for next; they never become invalid
+   * memory.
+   *
+   * @throws {MoatError} as {@linkcode bytes} does
+   */
+  share(): SharedHandle {
+    void this.bytes; // makes the view, or says what is wrong with it
+    const view = this.#version.view!;
+    view.shared = true;
+    return { address: view.address, byteLength: this.byteLength };
   }
 
   /** True after {@linkcode release}. */
