@@ -60,6 +60,11 @@ const symbols = {
   moat_out_staged: { parameters: ["i32", "f64", "f64"], result: "i32" },
   // s32 moat_in(s32 pool, u32 page, u32 n, u32 off, f64 len, s32 guard);
   moat_in: { parameters: ["i32", "u32", "u32", "u32", "f64", "i32"], result: "i32" },
+  // s32 moat_uring_open(s32 pool), moat_uring_watch(s32 pool, s32 bell);
+  moat_uring_open: { parameters: ["i32"], result: "i32" },
+  moat_uring_watch: { parameters: ["i32", "i32"], result: "i32" },
+  // f64 moat_uring_query(s32 pool, s32 what);
+  moat_uring_query: { parameters: ["i32", "i32"], result: "f64" },
   // s32 moat_take_new(s32 pool);
   moat_take_new: { parameters: ["i32"], result: "i32" },
   // s32 moat_op_done(s32 op, s32 status);
@@ -160,6 +165,16 @@ export const QUERY = {
   mapsBudget: 6,
   opsLive: 7,
   viewWrites: 8,
+} as const;
+
+/** What `moat_uring_query` can be asked. */
+export const URING_QUERY = {
+  fd: 0,
+  /** Bytes of the device view that are registered as fixed buffers. */
+  registered: 1,
+  /** The errno if the kernel refused to register them. */
+  refused: 2,
+  underWay: 3,
 } as const;
 
 /** What `moat_rdma_query` can be asked. */

@@ -5,7 +5,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { errnoName } from "../ffi/errors.ts";
-import { QUERY, RDMA_QUERY } from "../ffi/helper.ts";
+import { QUERY, RDMA_QUERY, URING_QUERY } from "../ffi/helper.ts";
 import {
   DESC,
   DESC_KIND,
@@ -44,6 +44,7 @@ const SYSTEM = `
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <linux/io_uring.h>
 #include <linux/mman.h>
 #include <linux/magic.h>
 #include <sys/file.h>
@@ -180,6 +181,12 @@ const TABLES: [string, string, object, Questions][] = [
     },
   ],
   [
+    "numbers of queries about rings",
+    HELPER,
+    URING_QUERY,
+    { fd: "U_FD", registered: "U_REGISTERED", refused: "U_REFUSED", underWay: "U_UNDER_WAY" },
+  ],
+  [
     "numbers of the transport over verbs",
     HELPER,
     RDMA,
@@ -196,21 +203,40 @@ const TABLES: [string, string, object, Questions][] = [
 ];
 
 // The helper has no system headers: it brings its own numbers.
-const SYS_H = readFileSync(`${HELPER_DIR}/sys.h`, "utf8");
-const named = (
-  pattern: RegExp,
-): string[] => [...new Set([...SYS_H.matchAll(pattern)].map(([, name]) => name!))];
+const named = (pattern: RegExp, file = "sys.h"): string[] => {
+  const text = readFileSync(`${HELPER_DIR}/${file}`, "utf8");
+  return [...new Set([...text.matchAll(pattern)].map(([, name]) => name!))];
+};
 const CALLS = named(/\bNR_(\w+) = \d+/g);
 const ERRNOS = named(/\bE_(\w+) = \d+/g);
 const FLAGS = named(/^#define ((?:PROT|MAP|MREMAP|MADV|SIG)\w+) /gm);
 const each = (names: string[], prefix = ""): Questions =>
   Object.fromEntries(names.map((name) => [name, prefix + name]));
 
+// The structs of io_uring, field by field: ours and the kernel's names for them.
+function fields(struct: string, names: string[]): Questions {
+  const offsets = names.map((name) => [name, `__builtin_offsetof(struct ${struct}, ${name})`]);
+  return { size: `sizeof(struct ${struct})`, ...Object.fromEntries(offsets) };
+}
+const SQE = ["opcode", "flags", "ioprio", "fd", "off", "addr", "len", "user_data", "buf_index"];
+const PARAMS = ["sq_entries", "cq_entries", "flags", "features", "sq_off", "cq_off"].concat(
+  ["head", "tail", "ring_mask", "flags", "array"].map((name) => `sq_off.${name}`),
+  ["head", "tail", "ring_mask", "cqes"].map((name) => `cq_off.${name}`),
+);
+const OPCODES = named(/\b(IORING_\w+) = \d+/g, "uring.h");
+
 // Pairs of the helper's own numbers with the system's.
 const PAIRS: [string, Questions, Questions][] = [
   ["system call numbers", each(CALLS, "NR_"), each(CALLS, "SYS_")],
   ["errnos", each(ERRNOS, "E_"), each(ERRNOS, "E")],
   ["flags for memory", each(FLAGS), each(FLAGS)],
+  ["numbers of io_uring", each(OPCODES), each(OPCODES)],
+  ["requests of io_uring", fields("sqe", SQE), fields("io_uring_sqe", SQE)],
+  [
+    "settings of io_uring",
+    fields("uring_params", PARAMS),
+    fields("io_uring_params", PARAMS),
+  ],
 ];
 
 const CONTROL: Questions = {

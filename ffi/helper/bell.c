@@ -7,10 +7,16 @@
 #include "conn.h"
 
 #define MAX_BELLS 256
-enum { WATCH_CONN = 1, WATCH_PLAIN, WATCH_RING, WATCH_PAIR };
+enum { WATCH_CONN = 1, WATCH_PLAIN, WATCH_RING, WATCH_PAIR, WATCH_URING };
 
 #define TICK_MS 500
-struct bell { u32 live, pending; s32 epoll, event, pair, owner; u32 ticks; };  // ticks: has watched a connection that wants to be looked at now and then
+struct bell {
+  u32 live, pending;
+  s32 epoll, event, pair, owner;
+  u32 ticks;   // has watched a connection that wants to be looked at now and then
+  s32 thread;  // the one that sleeps here, once it runs
+  u32 kicked;  // it shall move its connections on
+};
 static struct bell bells[MAX_BELLS];
 static u32 bells_lock;
 
@@ -28,7 +34,7 @@ EXPORT s32 moat_bell_new(s32 epoll, s32 event, s32 pair) {
   lock(&bells_lock);
   s32 i = 0;
   while (i < MAX_BELLS && bells[i].live) i++;
-  if (i < MAX_BELLS) bells[i] = (struct bell){ 1, 0, epoll, event, pair, thread_id(), 0 };
+  if (i < MAX_BELLS) bells[i] = (struct bell){ 1, 0, epoll, event, pair, thread_id(), 0, -1, 0 };
   unlock(&bells_lock);
   if (i == MAX_BELLS) return -E_NFILE;
   struct event e = { 1 /* EPOLLIN */, (u64)WATCH_RING << 32 };
@@ -65,6 +71,18 @@ static void bell_ring(s32 bell) {
   sys3(NR_write, bells[bell].event, &one, 8);
 }
 
+static s32 bell_thread(s32 bell) { return bell < 0 ? -1 : load_acq(&bells[bell].thread); }
+static void bell_kick(s32 bell) {
+  if (bell < 0) return;
+  store_rel(&bells[bell].kicked, 1);
+  bell_ring(bell);
+}
+// Watches the ring of a pool (edge-triggered).
+static s32 bell_watch_ring(s32 bell, s32 fd, s32 pool) {
+  struct event e = { 1u | 1u << 31 /* EPOLLIN | EPOLLET */, (u64)WATCH_URING << 32 | (u32)pool };
+  return (s32)sys4(NR_epoll_ctl, bells[bell].epoll, 1, fd, &e);
+}
+
 // JavaScript answers: from now on the bell rings again.
 EXPORT s32 moat_bell_answer(s32 bell) {
   __atomic_store_n(&bells[bell].pending, 0, __ATOMIC_SEQ_CST);
@@ -94,6 +112,17 @@ static int tick(s32 bell) {
   return ring;
 }
 
+// Moves the connections on that a handler could not: it is not the thread that may.
+static void move_on(s32 bell) {
+  for (u32 i = 0, n = load_acq(&conns_high); i < n; i++) {
+    struct conn *c = conn_at((s32)i);
+    if (!c || c->bell != bell || !transport_of(c)->cqe) continue;
+    lock(&c->lock);
+    if (c->live && c->bell == bell && transport_of(c)->cqe) poll_locked(c, (s32)i);
+    unlock(&c->lock);
+  }
+}
+
 // Reads what woke us. A peer that sends without end gets no more than its turn.
 static void drain(struct bell *b, struct conn *c) {
   u64 sink[8];
@@ -109,6 +138,7 @@ static void drain(struct bell *b, struct conn *c) {
 
 EXPORT void *moat_bell_main(void *arg) {
   struct bell *b = &bells[(u64)arg];
+  store_rel(&b->thread, thread_id());
   u64 all = ~0ul;
   sys4(NR_rt_sigprocmask, 0, &all, 0, 8);
   struct event events[32];
@@ -123,7 +153,11 @@ EXPORT void *moat_bell_main(void *arg) {
     for (s64 k = 0; k < n; k++) {
       u32 kind = (u32)(events[k].data >> 32), i = (u32)events[k].data;
       u64 sink;
-      if (kind == WATCH_RING) sys3(NR_read, b->event, &sink, 8);
+      if (kind == WATCH_RING) {
+        sys3(NR_read, b->event, &sink, 8);
+        if (__atomic_exchange_n(&b->kicked, 0, __ATOMIC_ACQUIRE)) move_on((s32)(u64)arg);
+      }
+      if (kind == WATCH_URING) uring_reap((s32)i);
       if (kind == WATCH_PAIR) dead = 1;
       if (kind != WATCH_CONN) {
         ring = 1;

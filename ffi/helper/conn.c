@@ -5,6 +5,8 @@
 static struct conn *conns[MAX_CONNS];
 static u32 conns_lock, conns_high;
 
+static void uring_reap_all(void);  // uring.c
+
 static inline struct conn *conn_at(s32 i) {
   struct conn *c = i >= 0 && (u32)i < MAX_CONNS ? load_acq(&conns[i]) : 0;
   return c && load_acq(&c->live) ? c : 0;
@@ -151,6 +153,7 @@ static int poll_locked(struct conn *c, s32 me) { return transport_of(c)->poll(c,
 
 // For a handler that waits: everything this process can bring forward, on any thread.
 static void progress_all(void) {
+  uring_reap_all();
   for (u32 i = 0, n = load_acq(&conns_high); i < n; i++) {
     struct conn *c = conn_at((s32)i);
     if (!c || !trylock(&c->lock)) continue;
@@ -229,6 +232,7 @@ EXPORT s32 moat_take_new(s32 pool) { return pool_of(pool) ? op_new(OP_TAKE, pool
 EXPORT s32 moat_conn_recv(s32 i, s32 op) {
   struct conn *c = conn_at(i);
   if (!c || op < 0 || (u32)op >= G.op_high || G.op[op].state != OP_HELD) return -E_INVAL;
+  uring_reap(c->pool);
   lock(&c->lock);
   G.op[op].conn = i;
   store_rel(&G.op[op].state, OP_QUEUED);
@@ -250,6 +254,7 @@ EXPORT s32 moat_conn_take(s32 i, f64 spin) {
   if (!c) return -E_INVAL;
   u64 until = 0;
   for (u32 turn = 1;; turn++) {
+    uring_reap(c->pool);
     lock(&c->lock);
     s32 r = 0;
     if (c->state == CONN_BROKEN || c->state == CONN_ABORTED)
@@ -271,6 +276,7 @@ EXPORT s32 moat_conn_take(s32 i, f64 spin) {
 EXPORT s32 moat_conn_next(s32 i) {
   struct conn *c = conn_at(i);
   if (!c) return -1;
+  uring_reap(c->pool);
   lock(&c->lock);
   if (c->cq.head < 0) poll_locked(c, i);
   s32 op = pop(&c->cq);
@@ -284,7 +290,7 @@ EXPORT s32 moat_conn_state(s32 i) {
 }
 
 static u32 busy(struct conn *c) {
-  u32 n = c->inflight + (c->sq.head >= 0) + (c->rq.head >= 0) + (c->cq.head >= 0);
+  u32 n = c->inflight + load_rlx(&c->in_ring) + (c->sq.head >= 0) + (c->rq.head >= 0) + (c->cq.head >= 0);
   return transport_of(c)->held ? n + transport_of(c)->held(c) : n;
 }
 // Operations under way: sends queued or unreleased, receives waiting, results not collected.
@@ -304,6 +310,7 @@ EXPORT s32 moat_conn_cancel(s32 op) {
 EXPORT s32 moat_conn_arm(s32 i) {
   struct conn *c = conn_at(i);
   if (!c) return 0;
+  uring_reap(c->pool);
   lock(&c->lock);
   int ended = transport_of(c)->arm(c, i);
   int work = ended || c->cq.head >= 0;

@@ -5,6 +5,7 @@
 #include "memory.h"
 #include "rdma.h"
 #include "shm.h"
+#include "uring.h"
 
 enum { CONN_SHM = 1, CONN_RDMA };
 enum { CONN_OPEN, CONN_ENDED, CONN_LOST, CONN_BROKEN, CONN_ABORTED, CONN_PEER_ABORTED };
@@ -15,6 +16,7 @@ struct conn {  // never freed, only used again: a handler may be looking at it
   s32 pool, fd, bell;
   s32 local_tid;        // the thread that drives the other end, if that is in this process; else 0
   u32 checks;
+  u32 in_ring;          // requests in the pool's ring without their last completion
   u32 inflight;         // sends that the peer, or the device, has not done with
   struct queue sq, rq, cq;  // to send; waiting for a message; done, for JavaScript
   struct op taken;      // the message moat_conn_take hands over, and the operation moat_conn_next reports:
@@ -46,6 +48,7 @@ struct transport {
   int (*tick)(struct conn *c, s32 me);    // now and then, while JavaScript sleeps
   f64 (*wants)(struct conn *c);           // see moat_conn_wants
   s32 (*land)(struct conn *c, s32 me, s32 op);
+  void (*cqe)(struct conn *c, s32 me, u32 tag, s32 res, u32 flags);  // a completion of its ring
   u64 transit_ns;                         // how long a message may be under way
 };
 static const struct transport *transport_of(const struct conn *c);

@@ -3,6 +3,7 @@
 //   arena.c  views of frames for JavaScript to read; snapshot.c  versions of buffers; swap.c  page swapping
 //   fault.c   the SIGSEGV handler
 //   conn.c    connections: what the transports have in common (a handler that waits must move them on)
+//   uring.c   the rings of io_uring that some transports submit to
 //   shm.c     the shared-memory transport; shm_message.c  its messages, read in place
 //   rdma.c    the transport over verbs; rdma_post.c, rdma_send.c, rdma_receive.c  its parts
 //   verbs.c   thunks for the inline verbs
@@ -17,6 +18,7 @@
 #include "pools.c"
 #include "fault.c"
 #include "conn.c"
+#include "uring.c"
 #include "shm.c"
 #include "rdma_post.c"
 #include "rdma_send.c"

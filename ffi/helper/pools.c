@@ -108,6 +108,7 @@ EXPORT s32 moat_mend(s32 pool, u32 page, u32 n) {
 }
 
 static u32 pools_lock;
+static void uring_close(s32 pool);  // uring.c
 
 // Makes one huge page of the 512 from `page` on, which must be aligned and stand on aligned, neighbouring
 // frames: their guard then costs one page-table entry instead of 512. Takes some milliseconds.
@@ -221,6 +222,7 @@ EXPORT s32 moat_pool_add(f64 win, f64 dev, u32 pages, u32 frames, f64 timeout_ns
 EXPORT s32 moat_pool_remove(s32 i) {
   struct pool *p = pool_of(i);
   if (!p) return -E_INVAL;
+  uring_close(i);
   lock(&p->lock);
   s64 breaks = 0;
   for (u32 k = 1; k < p->pages; k++) breaks += broken_at(p, k);

@@ -1,0 +1,79 @@
+// Drives the ring of a pool (ffi/helper/uring.c) without JavaScript and without a transport. The helper's
+// sources are part of this program, because a ring has no exported functions but to make it.
+#include "../../ffi/helper/moat.c"
+
+int printf(const char *format, ...);
+int memfd_create(const char *name, unsigned flags);
+int ftruncate(int fd, long length);
+long pwrite(int fd, const void *from, unsigned long n, long at);
+void _exit(int code);
+void *mmap(void *at, unsigned long n, int prot, int flags, int fd, long offset);
+int strcmp(const char *a, const char *b);
+
+#define CHECK(x) ((x) ? (void)0 : (printf("line %d: %s\n", __LINE__, #x), _exit(1)))
+
+enum { PAGES = 16, FRAMES = 32 };
+
+static s32 make_pool(void) {
+  CHECK(moat_init(4096, 10000, 1000) == 0);
+  s32 fd = memfd_create("pool", 0);
+  CHECK(fd >= 0 && ftruncate(fd, FRAMES * 4096) == 0);
+  u8 *dev = mmap(0, FRAMES * 4096, 3, MAP_SHARED, fd, 0), *win = mmap(0, PAGES * 4096, 3, MAP_SHARED, fd, 0);
+  return moat_pool_add((f64)(u64)win, (f64)(u64)dev, PAGES, FRAMES, 1e9);
+}
+
+static void wait_for(s32 pool) {
+  for (u64 until = now_ns() + 5000000000ul; moat_uring_query(pool, U_UNDER_WAY) > 0;) {
+    CHECK(now_ns() < until);
+    uring_reap(pool);
+  }
+}
+
+static void nops(s32 pool) {
+  struct uring *u = uring_of(pool);
+  struct sqe nop = { .opcode = IORING_OP_NOP, .user_data = ~0ul };
+  for (int i = 0; i < 1000; i++) CHECK(uring_submit(u, &nop) == 0);
+  CHECK(moat_uring_query(pool, U_UNDER_WAY) == 1000);
+  wait_for(pool);
+}
+
+// More completions than their ring has room for: the kernel keeps them, or refuses more requests meanwhile.
+static void overflow(s32 pool) {
+  struct uring *u = uring_of(pool);
+  struct sqe nop = { .opcode = IORING_OP_NOP, .user_data = ~0ul };
+  u32 n = 0;
+  while (n < 3 * URING_CQ && uring_submit(u, &nop) == 0) n++;
+  CHECK(n >= URING_CQ && moat_uring_query(pool, U_UNDER_WAY) == n);
+  wait_for(pool);
+  CHECK(uring_submit(u, &nop) == 0);
+  wait_for(pool);
+}
+
+static void fixed_read(s32 pool) {
+  struct uring *u = uring_of(pool);
+  s32 fd = memfd_create("file", 0);
+  CHECK(pwrite(fd, "what is in the file", 19, 5) == 19);
+  u8 *to = frame_at(&G.pool[pool], 3) + 7;
+  s32 buffer = uring_buffer(u, (u64)to, 19);
+  CHECK(u->registered == FRAMES * 4096 && buffer == 0);
+  CHECK(uring_buffer(u, (u64)frame_at(&G.pool[pool], FRAMES - 1), 4097) < 0 && uring_buffer(u, u->dev - 1, 1) < 0);
+  struct sqe e = { .opcode = IORING_OP_READ_FIXED, .fd = fd, .off = 5, .addr = (u64)to, .len = 19, .user_data = ~0ul };
+  CHECK(uring_submit(u, &e) == 0);
+  wait_for(pool);
+  to[19] = 0;
+  CHECK(strcmp((char *)to, "what is in the file") == 0);
+}
+
+int main(int argc, char **argv) {
+  CHECK(argc == 3);
+  s32 pool = make_pool();
+  CHECK(moat_uring_query(pool, U_FD) == -E_INVAL);
+  s32 fd = moat_uring_open(pool);
+  CHECK(fd >= 0 && moat_uring_open(pool) == fd && uring_may_submit(uring_of(pool)));
+  if (!strcmp(argv[2], "nops")) nops(pool);
+  if (!strcmp(argv[2], "overflow")) overflow(pool);
+  if (!strcmp(argv[2], "fixed_read")) fixed_read(pool);
+  CHECK(moat_pool_remove(pool) == 0 && !uring_of(pool));
+  CHECK(sys1(NR_close, fd) == -9);
+  _exit(0);
+}
