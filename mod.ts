@@ -34,6 +34,14 @@ export { Message } from "./lib/message.ts";
 export { Pool, type PoolOptions } from "./lib/memory/pool.ts";
 export { PoolBuffer, type SharedHandle, viewShared } from "./lib/memory/buffer.ts";
 export { Snapshot } from "./lib/memory/snapshot.ts";
+export {
+  File,
+  type ReadOptions,
+  type ReadResult,
+  type WriteOptions,
+  type WriteResult,
+} from "./lib/file.ts";
+export type { OpenOptions } from "./lib/open_file.ts";
 export type { Guard, ReceiveGuard } from "./lib/memory/guard.ts";
 export type { PoolStats } from "./lib/memory/stats.ts";
 export type { Fault, FaultOutcome } from "./lib/memory/faults.ts";

@@ -65,6 +65,15 @@ const symbols = {
   moat_uring_watch: { parameters: ["i32", "i32"], result: "i32" },
   // f64 moat_uring_query(s32 pool, s32 what);
   moat_uring_query: { parameters: ["i32", "i32"], result: "f64" },
+  // s32 moat_file_add(s32 pool, s32 fd, s32 direct_fd, u32 mem_align, u32 off_align);
+  moat_file_add: { parameters: ["i32", "i32", "i32", "u32", "u32"], result: "i32" },
+  // s32 moat_file_start(s32 conn, s32 op, f64 at);
+  moat_file_start: { parameters: ["i32", "i32", "f64"], result: "i32" },
+  // s32 moat_file_stat(s32 fd, u8 *to);
+  moat_file_stat: { parameters: ["i32", "buffer"], result: "i32" },
+  // s32 moat_file_worker(void); f64 moat_file_main_address(void);
+  moat_file_worker: { parameters: [], result: "i32" },
+  moat_file_main_address: { parameters: [], result: "f64" },
   // s32 moat_take_new(s32 pool);
   moat_take_new: { parameters: ["i32"], result: "i32" },
   // s32 moat_op_done(s32 op, s32 status);

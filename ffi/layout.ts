@@ -15,6 +15,19 @@ export const STATFS = { size: 120, type: 0 } as const;
 /** `struct sockaddr_un`. */
 export const SOCKADDR_UN = { size: 110, family: 0, path: 2 } as const;
 
+/** `struct statx`. */
+export const STATX = {
+  size: 256,
+  mask: 0,
+  mode: 28,
+  bytes: 40,
+  /** Where `mask` has `hasDirect`: what O_DIRECT wants of memory, and of offsets and lengths. */
+  memoryAlign: 152,
+  offsetAlign: 156,
+} as const;
+/** STATX_DIOALIGN. */
+export const STATX_DIRECT = 0x2000;
+
 /** `struct msghdr`, `struct iovec`, `struct cmsghdr`. */
 export const MSGHDR = {
   size: 56,
@@ -38,6 +51,7 @@ export const OP = {
   desc: 48,
   seq: 128,
   headLength: 136,
+  direct: 152,
 } as const;
 
 /** `struct desc` of the helper: a message's descriptor on the wire. */

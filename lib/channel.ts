@@ -5,14 +5,9 @@
  */
 import { MoatError } from "../ffi/errors.ts";
 import { endError } from "./channel_errors.ts";
-import {
-  describe,
-  type Operation,
-  type PoolCore,
-  type Region,
-  resolveData,
-} from "./memory/core.ts";
-import { type Guard, isGuard, type ReceiveGuard } from "./memory/guard.ts";
+import { describe, type Operation, type PoolCore, resolveData } from "./memory/core.ts";
+import type { Guard, ReceiveGuard } from "./memory/guard.ts";
+import { assertGuard, assertWhole, startOut } from "./memory/outgoing.ts";
 import type { PoolBuffer } from "./memory/buffer.ts";
 import type { Snapshot } from "./memory/snapshot.ts";
 import type { Pool } from "./memory/pool.ts";
@@ -81,7 +76,7 @@ interface Lease {
   readonly release: (escaped: boolean) => void;
 }
 
-const EAGAIN = 11, ENOMEM = 12, EPIPE = 32, ENOBUFS = 105, ECANCELED = 125;
+const EAGAIN = 11, EPIPE = 32, ECANCELED = 125;
 
 const COPIED: Promise<SendResult>[] = [];
 
@@ -174,17 +169,13 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
 
   #send(data: Data, options: SendOptions): Promise<SendResult> {
     const { guard: asked = "auto" } = options;
-    if (!isGuard(asked)) {
-      throw new MoatError("INVALID_ARGUMENT", `send with the guard ${describe(asked)}`, {
-        hint: 'use "auto", "cow", "wait", "move", "copy" or "none"',
-      });
-    }
+    assertGuard("send", asked);
     options.signal?.throwIfAborted();
     this.#assertOpen("send");
     const core = this.#core;
-    const { region, bytes } = resolveData(core, data, "send");
+    const resolved = resolveData(core, data, "send"), { region, bytes } = resolved;
     const length = bytes.byteLength;
-    if (asked === "move") this.#assertWhole(region);
+    if (asked === "move") assertWhole("send", region);
     const small = length <= this.#transport.eagerMax;
 
     if (length === 0 || (small && (asked === "auto" || asked === "copy" || !region))) {
@@ -199,35 +190,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
       if (r !== -EAGAIN) throw this.#errorOf(r, "send");
     }
 
-    let guard: Exclude<Guard, "auto"> = !region || length === 0
-      ? "copy"
-      : asked === "auto"
-      ? (small ? "copy" : core.chooseAuto(region))
-      : asked;
-    let op = -ENOBUFS, keep: unknown;
-    if (guard !== "copy") {
-      op = core.out(region!, bytes, guard);
-      if (op === -ENOMEM || op === -ENOBUFS) { // no mapping or no frame: the copy is as safe
-        core.counters.toCopy++;
-        guard = "copy";
-      } else if (op < 0) throw core.refusal("send", op);
-    }
-    if (guard === "copy") {
-      op = core.outCopy(bytes, region);
-      if (op === -ENOBUFS && asked === "auto" && region && !small) { // better guarded than copied twice
-        const guarded = core.out(region, bytes, "cow");
-        if (guarded >= 0) {
-          op = guarded;
-          guard = "cow";
-        }
-      }
-      if (op === -ENOBUFS) {
-        const staged = bytes.slice();
-        op = core.outStaged(staged);
-        keep = staged;
-      }
-      if (op < 0) throw core.refusal("send", op);
-    }
+    const { op, guard, keep } = startOut(core, resolved, { what: "send", asked, small });
     this.#count(guard, length, guard === "copy" ? length : 0);
     const result = new Promise<SendResult>((resolve, reject) => {
       this.#begin(op, {
@@ -247,18 +210,6 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     this.#transport.send(op);
     reactor().wake(this.#source);
     return result;
-  }
-
-  #assertWhole(region: Region | undefined): void {
-    const { version, byteLength } = region?.state ?? {};
-    if (region?.offset === 0 && region.length === byteLength && version === undefined) return;
-    throw new MoatError(
-      "INVALID_ARGUMENT",
-      region
-        ? 'send of a part of a buffer with the guard "move"'
-        : 'send of memory outside the pool with the guard "move"',
-      { hint: "move gives a whole buffer away: pass the PoolBuffer itself" },
-    );
   }
 
   #count(guard: Exclude<Guard, "auto">, bytes: number, copiedBytes: number): void {
@@ -341,7 +292,6 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
         hint: "call recv() without a buffer to receive a message of any size",
       });
     }
-    assertWritable(region);
     // Memory outside the pool gets its bytes from a buffer of the pool, once they are there.
     const through = region ? undefined : core.pool.alloc(bytes.byteLength);
     let target = region;
@@ -630,13 +580,6 @@ function copied(bytes: number): SendResult {
 }
 
 function nothing(): void {}
-
-function assertWritable(region: Region | undefined): void {
-  if (region?.state.version === undefined) return;
-  throw new MoatError("INVALID_ARGUMENT", "recv into a snapshot, which never changes", {
-    hint: "receive into a buffer of pool.alloc()",
-  });
-}
 
 function isOptions(value: unknown): value is ReceiveOptions {
   return typeof value === "object" && value !== null &&

@@ -18,6 +18,8 @@ import {
   SIGACTION,
   SOCKADDR_UN,
   STATFS,
+  STATX,
+  STATX_DIRECT,
   UCRED,
 } from "../ffi/layout.ts";
 import { C } from "../ffi/libc.ts";
@@ -34,6 +36,8 @@ const COMPILERS: Record<string, string> = process.arch === "x64"
 const HELPER_DIR = fileURLToPath(new URL("../ffi/helper", import.meta.url));
 // The whole helper, because some of its numbers stand in its sources.
 const HELPER = '#include "moat.c"';
+// The C library's own struct statx lacks the latest fields.
+const LINUX_STAT = "#include <linux/stat.h>";
 const SYSTEM = `
 #define _GNU_SOURCE
 #include <errno.h>
@@ -113,6 +117,19 @@ const TABLES: [string, string, object, Questions][] = [
     layout("msghdr", MSGHDR, prefixed("msg_", Object.keys(MSGHDR))),
   ],
   ["struct ucred", SYSTEM, UCRED, layout("ucred", UCRED)],
+  [
+    "struct statx",
+    LINUX_STAT,
+    STATX,
+    layout("statx", STATX, {
+      mask: "stx_mask",
+      mode: "stx_mode",
+      bytes: "stx_size",
+      memoryAlign: "stx_dio_mem_align",
+      offsetAlign: "stx_dio_offset_align",
+    }),
+  ],
+  ["flags of statx", LINUX_STAT, { STATX_DIRECT }, { STATX_DIRECT: "STATX_DIOALIGN" }],
   ["struct statfs", SYSTEM, STATFS, layout("statfs", STATFS, { type: "f_type" })],
   [
     "the constants of the C library",

@@ -56,6 +56,7 @@ EXPORT s32 moat_bell_watch(s32 bell, s32 fd, s32 conn) {
     store_rel(&bells[bell].ticks, 1);
     bell_ring(bell);  // from now on it wakes by itself
   }
+  if (fd < 0) return 0;  // a file: its completions come by the ring
   struct event e = { 1u | 0x2000u /* EPOLLIN | EPOLLRDHUP */ | (!c || transport_of(c)->event ? 1u << 31 /* EPOLLET */ : 0),
                      conn < 0 ? (u64)WATCH_PLAIN << 32 : (u64)WATCH_CONN << 32 | (u32)conn };
   return (s32)sys4(NR_epoll_ctl, bells[bell].epoll, 1, fd, &e);

@@ -6,8 +6,9 @@
 #include "rdma.h"
 #include "shm.h"
 #include "uring.h"
+#include "file.h"
 
-enum { CONN_SHM = 1, CONN_RDMA };
+enum { CONN_SHM = 1, CONN_RDMA, CONN_FILE };
 enum { CONN_OPEN, CONN_ENDED, CONN_LOST, CONN_BROKEN, CONN_ABORTED, CONN_PEER_ABORTED };
 
 struct conn {  // never freed, only used again: a handler may be looking at it
@@ -25,6 +26,7 @@ struct conn {  // never freed, only used again: a handler may be looking at it
   union {
     struct SHM_FIELDS;
     struct RDMA_FIELDS;
+    struct FILE_FIELDS;
   };
 };
 #define MAX_CONNS 4096

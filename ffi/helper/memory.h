@@ -64,7 +64,8 @@ struct op {
   u32 reads;        // receives over verbs: reads at the device
   u32 head_len;     // bytes of the message's header, and 1 + the frame they are in
   u32 head_frame;
-  u32 pad[4];
+  u64 at;           // files: where in the file; and bytes that went past the page cache
+  u64 direct;
 };
 _Static_assert(sizeof(struct desc) == 64, "desc is the wire format");
 _Static_assert(sizeof(struct op) == 160, "op is mirrored in ffi/layout.ts");

@@ -4,6 +4,7 @@
 //   fault.c   the SIGSEGV handler
 //   conn.c    connections: what the transports have in common (a handler that waits must move them on)
 //   uring.c   the rings of io_uring that some transports submit to
+//   file.c    files, as connections whose other end is the disk
 //   shm.c     the shared-memory transport; shm_message.c  its messages, read in place
 //   rdma.c    the transport over verbs; rdma_post.c, rdma_send.c, rdma_receive.c  its parts
 //   verbs.c   thunks for the inline verbs
@@ -19,6 +20,7 @@
 #include "fault.c"
 #include "conn.c"
 #include "uring.c"
+#include "file.c"
 #include "shm.c"
 #include "rdma_post.c"
 #include "rdma_send.c"
@@ -28,5 +30,7 @@
 #include "verbs.c"
 #include "bell.c"
 
-static const struct transport *const transports[] = { [CONN_SHM] = &shm_transport, [CONN_RDMA] = &rdma_transport };
+static const struct transport *const transports[] = {
+  [CONN_SHM] = &shm_transport, [CONN_RDMA] = &rdma_transport, [CONN_FILE] = &file_transport
+};
 static const struct transport *transport_of(const struct conn *c) { return transports[c->kind]; }

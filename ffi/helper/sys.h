@@ -45,8 +45,9 @@ enum {
 
 #if defined(__x86_64__)
 enum {
-  NR_read = 0, NR_write = 1, NR_close = 3, NR_mmap = 9, NR_mprotect = 10, NR_munmap = 11, NR_rt_sigaction = 13,
+  NR_read = 0, NR_write = 1, NR_close = 3, NR_lseek = 8, NR_mmap = 9, NR_mprotect = 10, NR_munmap = 11, NR_rt_sigaction = 13,
   NR_rt_sigprocmask = 14, NR_sched_yield = 24, NR_mremap = 25, NR_madvise = 28, NR_nanosleep = 35,
+  NR_fsync = 74, NR_futex = 202, NR_preadv = 295, NR_pwritev = 296, NR_statx = 332,
   NR_getpid = 39, NR_sendto = 44, NR_recvfrom = 45, NR_shutdown = 48, NR_gettid = 186, NR_clock_gettime = 228,
   NR_epoll_ctl = 233, NR_tgkill = 234, NR_ppoll = 271, NR_epoll_pwait = 281, NR_io_uring_setup = 425,
   NR_io_uring_enter = 426, NR_io_uring_register = 427
@@ -67,7 +68,8 @@ static inline void cpu_relax(void) { __asm__ volatile("pause" ::: "memory"); }
 static inline void fence_full(void) { __asm__ volatile("lock; orl $0, (%%rsp)" ::: "memory", "cc"); }
 #elif defined(__aarch64__)
 enum {
-  NR_epoll_ctl = 21, NR_epoll_pwait = 22, NR_close = 57, NR_read = 63, NR_write = 64, NR_ppoll = 73, NR_nanosleep = 101,
+  NR_epoll_ctl = 21, NR_epoll_pwait = 22, NR_close = 57, NR_lseek = 62, NR_read = 63, NR_write = 64, NR_preadv = 69, NR_pwritev = 70,
+  NR_ppoll = 73, NR_fsync = 82, NR_futex = 98, NR_nanosleep = 101, NR_statx = 291,
   NR_clock_gettime = 113, NR_sched_yield = 124, NR_tgkill = 131, NR_rt_sigaction = 134,
   NR_rt_sigprocmask = 135, NR_getpid = 172, NR_gettid = 178, NR_sendto = 206, NR_recvfrom = 207,
   NR_shutdown = 210, NR_munmap = 215, NR_mremap = 216, NR_mmap = 222, NR_mprotect = 226, NR_madvise = 233,

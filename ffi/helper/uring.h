@@ -62,13 +62,12 @@ struct uring {
 
 static inline struct uring *uring_of(s32 pool);
 // Hands over one request, a copy of *e, and counts it at its connection. 0, or -EAGAIN: no room now.
-#define MAYBE __attribute__((unused))
-static MAYBE s32 uring_submit(struct uring *u, const struct sqe *e);
-static MAYBE int uring_may_submit(const struct uring *u);
+static s32 uring_submit(struct uring *u, const struct sqe *e);
+static int uring_may_submit(const struct uring *u);
 // Has the doorbell's thread move on the connections it watches.
-static MAYBE void uring_kick(struct uring *u);
+static void uring_kick(struct uring *u);
 // The fixed buffer that has all of [address, address + bytes), or -1.
-static MAYBE s32 uring_buffer(const struct uring *u, u64 address, u64 bytes);
+static s32 uring_buffer(const struct uring *u, u64 address, u64 bytes);
 // Gives every completion to its connection. To be called with no connection's lock held.
 static void uring_reap(s32 pool);
 

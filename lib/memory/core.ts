@@ -27,7 +27,7 @@ export interface Region {
 
 /** What an operation on pool pages needs until it ends, and whom to tell. */
 export interface Operation {
-  readonly kind: "send" | "recv";
+  readonly kind: "send" | "recv" | "write" | "read";
   readonly state: BufferState | undefined;
   readonly stack: string | undefined;
 }
@@ -335,8 +335,13 @@ export class PoolCore {
   }
 
   /** Starts a receive into a region. Returns its number. */
-  in(region: Region, guard: ReceiveGuard): number {
+  in(region: Region, guard: ReceiveGuard, what = "recv"): number {
     const { state, offset, length } = region;
+    if (state.version !== undefined) {
+      throw new MoatError("INVALID_ARGUMENT", `${what} into a snapshot, which never changes`, {
+        hint: "pass a buffer of pool.alloc()",
+      });
+    }
     if (guard === "wait") ensureHandler(this.helper);
     const first = Math.floor(offset / this.pageSize);
     const pages = Math.max(1, Math.ceil((offset + length) / this.pageSize) - first);
@@ -348,7 +353,7 @@ export class PoolCore {
       length,
       GUARD_NUMBER[guard],
     );
-    if (op < 0) throw this.refusal("recv", op);
+    if (op < 0) throw this.refusal(what, op);
     return op;
   }
 

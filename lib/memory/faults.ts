@@ -26,8 +26,11 @@ export interface Fault {
   bufferPage: number | undefined;
   /** What the program did. */
   access: "read" | "write";
-  /** The operation that held the page: `"send"`, `"recv"`, or unknown when it has been collected. */
-  operation: "send" | "recv" | undefined;
+  /**
+   * The operation that held the page: `"send"` or `"recv"` of a channel, `"write"` or `"read"` of a file, or
+   * unknown when it has been collected.
+   */
+  operation: "send" | "recv" | "write" | "read" | undefined;
   /** The stack of the call that started the operation, if the pool was made with `trace: true`. */
   stack: string | undefined;
   /** What came of it. */

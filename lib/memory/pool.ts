@@ -7,6 +7,8 @@ import { MoatError } from "../../ffi/errors.ts";
 import { QUERY } from "../../ffi/helper.ts";
 import { timesReplaced } from "../../ffi/sigsegv.ts";
 import { faultBell } from "../reactor.ts";
+import { type File, openForPool } from "../file.ts";
+import type { OpenOptions } from "../open_file.ts";
 import { makeBuffer, type PoolBuffer } from "./buffer.ts";
 import { describe, PoolCore } from "./core.ts";
 import type { Fault } from "./faults.ts";
@@ -125,6 +127,17 @@ export class Pool implements AsyncDisposable {
    */
   swap(a: PoolBuffer | Uint8Array, b: PoolBuffer | Uint8Array): void {
     swap(this.#core, a, b);
+  }
+
+  /**
+   * Opens a file whose data moves straight between the disk and this pool's pages.
+   *
+   * @param path the file; for the kernel, relative to the working directory of the process
+   * @throws {MoatError} `INVALID_ARGUMENT`; `PERMISSION_DENIED`; `SYSTEM` with the errno of open(2);
+   * `POOL_CLOSED`
+   */
+  open(path: string, options: OpenOptions = {}): File {
+    return openForPool(this.#core, path, options);
   }
 
   /**

@@ -20,7 +20,7 @@ export interface PoolStats {
   freeFrames: number;
   /** Mappings that the guards of this process use, and may use. */
   mappings: { used: number; budget: number };
-  /** Sends by the guard they got. */
+  /** Sends, and writes to files, by the guard they got. */
   sends: Record<Exclude<Guard, "auto">, number>;
   /** Bytes sent, and of those the bytes that the CPU copied before the transport had them. */
   bytesSent: number;
@@ -30,6 +30,10 @@ export interface PoolStats {
   bytesReceived: number;
   /** Bytes copied by the CPU on the way in. */
   bytesCopiedIn: number;
+  /** Bytes written to files. What the program's copies were worth is in `bytesCopiedOut`. */
+  bytesWritten: number;
+  /** Bytes read from files. What the program's copies were worth is in `bytesCopiedIn`. */
+  bytesRead: number;
   /** Times the guard closed pages, and the pages closed (a page that is still closed costs nothing). */
   guards: { armed: number; pages: number };
   /** Faults on guarded pages, by access. */
@@ -97,6 +101,8 @@ export class Counters {
   bytesCopiedOut = 0;
   bytesReceived = 0;
   bytesCopiedIn = 0;
+  bytesWritten = 0;
+  bytesRead = 0;
   toCopy = 0;
   staged = 0;
   receiveCopies = 0;
@@ -134,6 +140,8 @@ export function combine(
     bytesCopiedOut: js.bytesCopiedOut,
     bytesReceived: js.bytesReceived,
     bytesCopiedIn: js.bytesCopiedIn,
+    bytesWritten: js.bytesWritten,
+    bytesRead: js.bytesRead,
     guards: { armed: at(S.arms), pages: at(S.armPages) },
     faults: { reads: at(S.reads), writes: at(S.writes) },
     restores: at(S.restores),

@@ -1,0 +1,93 @@
+/**
+ * Starting an operation that sends or writes memory: which guard it gets, and what happens when there is no
+ * frame or mapping for it.
+ *
+ * @module
+ */
+import { MoatError } from "../../ffi/errors.ts";
+import { describe, type PoolCore, type Region, type Resolved } from "./core.ts";
+import { type Guard, isGuard } from "./guard.ts";
+
+const ENOMEM = 12, ENOBUFS = 105;
+
+/** An operation that has been started. */
+export interface Outgoing {
+  /** Its number. */
+  readonly op: number;
+  /** The guard it has. */
+  readonly guard: Exclude<Guard, "auto">;
+  /** What has to be kept until it ends. */
+  readonly keep: unknown;
+}
+
+/** What is to be started. */
+export interface Outbound {
+  /** What it is called in errors. */
+  readonly what: string;
+  /** The guard that was asked for. */
+  readonly asked: Guard;
+  /** True if the transport can send it by the way for small messages, so that `"auto"` copies it. */
+  readonly small: boolean;
+}
+
+/** Starts an operation with the guard that was asked for, or the nearest that can be had. */
+export function startOut(
+  core: PoolCore,
+  { region, bytes }: Resolved,
+  { what, asked, small }: Outbound,
+): Outgoing {
+  let guard: Exclude<Guard, "auto"> = !region || bytes.byteLength === 0
+    ? "copy"
+    : asked === "auto"
+    ? (small ? "copy" : core.chooseAuto(region))
+    : asked;
+  let op = -ENOBUFS, keep: unknown;
+  if (guard !== "copy") {
+    op = core.out(region!, bytes, guard);
+    if (op === -ENOMEM || op === -ENOBUFS) { // no mapping or no frame: the copy is as safe
+      core.counters.toCopy++;
+      guard = "copy";
+    } else if (op < 0) throw core.refusal(what, op);
+  }
+  if (guard === "copy") {
+    op = core.outCopy(bytes, region);
+    if (op === -ENOBUFS && asked === "auto" && region && !small) { // better guarded than copied twice
+      const guarded = core.out(region, bytes, "cow");
+      if (guarded >= 0) {
+        op = guarded;
+        guard = "cow";
+      }
+    }
+    if (op === -ENOBUFS) {
+      const staged = bytes.slice();
+      op = core.outStaged(staged);
+      keep = staged;
+    }
+    if (op < 0) throw core.refusal(what, op);
+  }
+  return { op, guard, keep };
+}
+
+/** Checks the guard that was asked for. */
+export function assertGuard(what: string, asked: unknown): asserts asked is Guard {
+  if (isGuard(asked)) return;
+  throw new MoatError("INVALID_ARGUMENT", `${what} with the guard ${describe(asked)}`, {
+    hint: 'use "auto", "cow", "wait", "move", "copy" or "none"',
+  });
+}
+
+/** Checks that what is to be given away is a whole buffer. */
+export function assertWhole(
+  what: string,
+  region: Region | undefined,
+): asserts region is Region {
+  const { version, byteLength } = region?.state ?? {};
+  if (region?.offset === 0 && region.length === byteLength && version === undefined) return;
+  throw new MoatError(
+    "INVALID_ARGUMENT",
+    region
+      ? `${what} of a part of a buffer with the guard "move"`
+      : `${what} of memory outside the pool with the guard "move"`,
+    { hint: "move gives a whole buffer away: pass the PoolBuffer itself" },
+  );
+}
