@@ -38,6 +38,8 @@ const symbols = {
   moat_mend: { parameters: ["i32", "u32", "u32"], result: "i32" },
   // s32 moat_collapse(s32 pool, u32 page);
   moat_collapse: { parameters: ["i32", "u32"], result: "i32" },
+  // s32 moat_collapse_frames(s32 pool);
+  moat_collapse_frames: { parameters: ["i32"], result: "i32" },
   // s32 moat_out(s32 pool, u32 page, u32 n, u32 off, f64 len, s32 guard);
   moat_out: { parameters: ["i32", "u32", "u32", "u32", "f64", "i32"], result: "i32" },
   // s32 moat_snapshot(s32 pool, u32 page, u32 n, u32 off, f64 len), moat_snapshot_broken(s32 snapshot);

@@ -33,7 +33,9 @@ export function ringOf(core: PoolCore): Ring {
 }
 
 function open(core: PoolCore): Ring {
-  const { helper, index } = core, fd = helper.moat_uring_open(index);
+  const { helper, index } = core;
+  core.collapseAll();
+  const fd = helper.moat_uring_open(index);
   if (fd < 0) return { fd, fixed: false, refused: refusal(-fd) };
   const r = helper.moat_uring_watch(index, reactor().bell);
   if (r < 0) return { fd: r, fixed: false, refused: refusal(-r) };

@@ -304,6 +304,13 @@ export class PoolCore {
     }
   }
 
+  /** Puts the whole pool on huge pages, before a device pins it: after that they cannot be made. */
+  collapseAll(): void {
+    if (!this.hugePages) return;
+    this.helper.moat_collapse_frames(this.index);
+    this.#collapse(0, this.pages);
+  }
+
   /** Starts a send of a copy. Returns its number, or -errno. */
   outCopy(bytes: Uint8Array, region?: Region): number {
     if (!region || this.#fixedThreshold) {
