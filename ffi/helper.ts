@@ -60,6 +60,8 @@ const symbols = {
   moat_out_copy: { parameters: ["i32", "buffer", "f64"], result: "i32" },
   // s32 moat_out_staged(s32 pool, f64 src, f64 len);
   moat_out_staged: { parameters: ["i32", "f64", "f64"], result: "i32" },
+  // s32 moat_out_lent(s32 pool, f64 src, f64 len);
+  moat_out_lent: { parameters: ["i32", "f64", "f64"], result: "i32" },
   // s32 moat_in(s32 pool, u32 page, u32 n, u32 off, f64 len, s32 guard);
   moat_in: { parameters: ["i32", "u32", "u32", "u32", "f64", "i32"], result: "i32" },
   // s32 moat_uring_open(s32 pool), moat_uring_watch(s32 pool, s32 bell);

@@ -10,6 +10,7 @@ import type { Guard, ReceiveGuard } from "./memory/guard.ts";
 import { assertGuard, assertWhole, startOut } from "./memory/outgoing.ts";
 import type { PoolBuffer } from "./memory/buffer.ts";
 import type { Snapshot } from "./memory/snapshot.ts";
+import { lend, type Lent } from "./memory/lent.ts";
 import type { Pool } from "./memory/pool.ts";
 import { Message } from "./message.ts";
 import { reactor, type Source } from "./reactor.ts";
@@ -74,6 +75,9 @@ interface Lease {
   readonly memory: WeakRef<ArrayBuffer>;
   readonly detaches: boolean;
   readonly release: (escaped: boolean) => void;
+  /** Operations that read it, and what to do when the last has ended. */
+  readers: number;
+  ended: (() => void) | undefined;
 }
 
 const EAGAIN = 11, EPIPE = 32, ECANCELED = 125;
@@ -100,6 +104,8 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
   readonly #spin: number;
   readonly #pending = new Map<number, Pending>();
   readonly #leases = new Set<Lease>();
+  readonly #borrowed = new Set<Lease>();
+  #returned = nothing;
   readonly #dropped = new FinalizationRegistry<Lease>((lease) => this.#endLease(lease));
   readonly #onDestroy: () => void;
   readonly #source: Source = {
@@ -332,9 +338,11 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     reactor().wake(this.#source);
   }
 
-  #message({ bytes, copied, detaches = false, release }: Arrival): Message {
+  #message({ bytes, copied, detaches = false, release, device }: Arrival): Message {
     if (copied) return new Message(bytes, true, nothing);
-    const lease = { memory: new WeakRef(bytes.buffer), detaches, release };
+    const memory = new WeakRef(bytes.buffer);
+    const lease: Lease = { memory, detaches, release, readers: 0, ended: undefined };
+    if (device !== undefined) lend(bytes.buffer, borrowed(lease, device));
     this.#leases.add(lease);
     this.#dropped.register(bytes.buffer, lease, lease);
     return new Message(bytes, false, () => this.#endLease(lease));
@@ -346,7 +354,13 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     this.#dropped.unregister(lease);
     const memory = lease.memory.deref(), escaped = memory?.detached ?? false;
     if (!escaped && !lease.detaches) memory?.transfer(0);
-    lease.release(escaped);
+    if (lease.readers === 0) return lease.release(escaped);
+    this.#borrowed.add(lease); // by a file that is written from it
+    lease.ended = () => {
+      lease.release(escaped);
+      this.#borrowed.delete(lease);
+      if (this.#borrowed.size === 0) this.#returned();
+    };
   }
 
   /** Receives message after message, until the peer closes or the channel is closed here. */
@@ -524,7 +538,11 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
   async #giveBack(): Promise<void> {
     this.#destroyed = true;
     reactor().remove(this.#source, this.#transport.fd);
-    const soon = this.#transport.destroy();
+    const soon = this.#borrowed.size > 0
+      ? new Promise<void>((resolve) => this.#returned = resolve).then(() =>
+        this.#transport.destroy()
+      )
+      : this.#transport.destroy();
     if (soon) {
       reactor().hold(1);
       try {
@@ -580,6 +598,17 @@ function copied(bytes: number): SendResult {
 }
 
 function nothing(): void {}
+
+// What a file needs of a message to be written from where it lies.
+function borrowed(lease: Lease, address: number): Lent {
+  return {
+    address,
+    hold: () => void lease.readers++,
+    drop: () => {
+      if (--lease.readers === 0) lease.ended?.();
+    },
+  };
+}
 
 function isOptions(value: unknown): value is ReceiveOptions {
   return typeof value === "object" && value !== null &&

@@ -116,7 +116,8 @@ export class File implements AsyncDisposable {
   /**
    * Writes all of a buffer. What is written is what `data` holds at the call; `data` may be touched at once.
    *
-   * @param data pool memory (a buffer, or any view of one) is written from where it is; other memory is copied
+   * @param data pool memory (a buffer, or any view of one) is written from where it is, and so are messages that are
+   * read in place; other memory is copied
    * @param at the offset in the file, in bytes
    * @throws {MoatError} As a rejection: `INVALID_ARGUMENT`, `BUFFER_FREED`, `DETACHED_VIEW`, `FOREIGN_BUFFER`
    * for what cannot be written; `RESOURCE_CLOSED`; `PERMISSION_DENIED` or `SYSTEM` with the errno of the
@@ -145,7 +146,8 @@ export class File implements AsyncDisposable {
     if (length === 0) {
       return Promise.resolve({ bytes: 0, guard: "copy", zeroCopy: false, direct: 0 });
     }
-    const { op, guard, keep } = startOut(core, resolved, { what: "write", asked, small: false });
+    const started = startOut(core, resolved, { what: "write", asked, small: false, lent: true });
+    const { op, guard, keep, done } = started;
     const { counters } = core, zeroCopy = guard !== "copy";
     counters.sends[guard]++;
     if (!zeroCopy) counters.bytesCopiedOut += length;
@@ -155,6 +157,7 @@ export class File implements AsyncDisposable {
       stack: core.stack(),
       keep: keep ?? data,
       finish: (how): WriteResult => {
+        done?.();
         this.#check("write to", how, length);
         counters.bytesWritten += how.bytes;
         return { bytes: how.bytes, guard, zeroCopy, direct: how.direct };

@@ -15,6 +15,10 @@ struct request {
 static u64 file_place(const struct pool *p, const struct op *o, u64 at, struct runs *it, struct run *r, u64 *skip,
                       u64 most, u8 **address) {
   if (o->kind == OP_IN) return place_of(p, o, at, most, address);
+  if (o->flags & OP_LENT) {
+    *address = (u8 *)o->src + at;
+    return most;
+  }
   u64 n;
   for (;;) {
     n = (u64)r->count << G.page_shift;

@@ -21,7 +21,7 @@ enum prot { RW, RO, CLOSED };  // what the window page allows the program
 enum outcome { DID_RESTORE = 1, DID_PRIVATE, DID_WAIT, DID_TIMEOUT, DID_DEADLOCK, DID_DEGRADE };
 enum op_kind { OP_OUT = 1, OP_IN, OP_TAKE, OP_SNAP };
 enum op_state { OP_FREE, OP_HELD, OP_QUEUED, OP_POSTED, OP_DONE };
-enum op_flag { OP_STAGED = 1, OP_VIOLATED = 2, OP_PARKED = 4, OP_PULLED = 8, OP_BROKEN = 16, OP_AT_DEVICE = 32, OP_AHEAD = 64 };
+enum op_flag { OP_STAGED = 1, OP_VIOLATED = 2, OP_PARKED = 4, OP_PULLED = 8, OP_BROKEN = 16, OP_AT_DEVICE = 32, OP_AHEAD = 64, OP_LENT = 128 };
 
 // The order is mirrored in lib/memory/stats.ts.
 enum stat {
@@ -57,7 +57,7 @@ struct op {
   s32 status;       // 0 or -errno once done
   u64 len, got;     // bytes asked for, bytes received
   struct desc d;
-  u64 src;          // OP_STAGED: address of the bytes, kept alive by JavaScript until the operation is done
+  u64 src;          // OP_STAGED, OP_LENT: address of the bytes, kept as they are by JavaScript until the operation is done
   u32 next_free;
   u32 last_table;   // last frame of the run list, for appending
   u32 seq;          // receives: the peer's descriptor number, or what D_LANDED says

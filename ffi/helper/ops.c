@@ -361,6 +361,15 @@ EXPORT s32 moat_out_staged(s32 pool, f64 src, f64 len) {
   return i;
 }
 
+// A write of bytes that lie outside the pool where nobody will change them: a file can be written from there.
+EXPORT s32 moat_out_lent(s32 pool, f64 src, f64 len) {
+  s32 i = moat_out_staged(pool, src, len);
+  if (i < 0) return i;
+  G.op[i].guard = GUARD_COW;
+  G.op[i].flags = OP_LENT;
+  return i;
+}
+
 // Starts a receive into [off, off+len) of n window pages and closes them to the program.
 // -ENOBUFS: a send still holds one of the pages and there is no frame to move the program to.
 EXPORT s32 moat_in(s32 pool, u32 page, u32 n, u32 off, f64 len, s32 guard) {

@@ -7,6 +7,7 @@
 import { MoatError } from "../../ffi/errors.ts";
 import { describe, type PoolCore, type Region, type Resolved } from "./core.ts";
 import { type Guard, isGuard } from "./guard.ts";
+import { type Lent, lentOf } from "./lent.ts";
 
 const ENOMEM = 12, ENOBUFS = 105;
 
@@ -18,6 +19,8 @@ export interface Outgoing {
   readonly guard: Exclude<Guard, "auto">;
   /** What has to be kept until it ends. */
   readonly keep: unknown;
+  /** To be called when it has ended. */
+  readonly done?: () => void;
 }
 
 /** What is to be started. */
@@ -28,14 +31,18 @@ export interface Outbound {
   readonly asked: Guard;
   /** True if the transport can send it by the way for small messages, so that `"auto"` copies it. */
   readonly small: boolean;
+  /** True if messages that are read in place can be sent from there. */
+  readonly lent?: boolean;
 }
 
 /** Starts an operation with the guard that was asked for, or the nearest that can be had. */
 export function startOut(
   core: PoolCore,
   { region, bytes }: Resolved,
-  { what, asked, small }: Outbound,
+  { what, asked, small, lent }: Outbound,
 ): Outgoing {
+  const message = lent && asked !== "copy" ? lentOf(bytes) : undefined;
+  if (message) return startLent(core, message, bytes, what);
   let guard: Exclude<Guard, "auto"> = !region || bytes.byteLength === 0
     ? "copy"
     : asked === "auto"
@@ -66,6 +73,16 @@ export function startOut(
     if (op < 0) throw core.refusal(what, op);
   }
   return { op, guard, keep };
+}
+
+// Nobody can change what is read in place: that is what its sender's guard is for, and the program's own writes go
+// to private pages. So it is as good as guarded.
+function startLent(core: PoolCore, lent: Lent, bytes: Uint8Array, what: string): Outgoing {
+  const at = lent.address + bytes.byteOffset;
+  const op = core.helper.moat_out_lent(core.index, at, bytes.byteLength);
+  if (op < 0) throw core.refusal(what, op);
+  lent.hold();
+  return { op, guard: "cow", keep: undefined, done: () => lent.drop() };
 }
 
 /** Checks the guard that was asked for. */

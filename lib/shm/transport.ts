@@ -161,7 +161,10 @@ export class ShmTransport extends NativeTransport {
       };
       try {
         const bytes = new Uint8Array(runtime().viewOf(address, length));
-        return { bytes, copied: false, release };
+        const device = page < this.#greeting.frames
+          ? { device: this.#device + (address - this.#view) }
+          : {};
+        return { bytes, copied: false, release, ...device };
       } catch (cause) { // Bun can show 4 GiB at most
         release(false);
         throw this.#tooLarge(length, cause);
