@@ -86,6 +86,8 @@ const symbols = {
   moat_op_free: { parameters: ["i32"], result: "i32" },
   // s32 moat_op_header(s32 op, const u8 *src, u32 len);
   moat_op_header: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  // s32 moat_op_header_staged(s32 op, f64 src, u32 len);
+  moat_op_header_staged: { parameters: ["i32", "f64", "u32"], result: "i32" },
   // f64 moat_query(s32 what, s32 pool);
   moat_query: { parameters: ["i32", "i32"], result: "f64" },
   // s32 moat_set_maps_budget(f64 n);

@@ -29,6 +29,7 @@ static s32 conn_new(s32 pool, u32 kind, s32 fd, s32 local_tid, struct conn **out
   c->fd = fd;
   c->bell = -1;
   c->local_tid = local_tid;
+  c->head_parked = -1;
   c->sq = c->rq = c->cq = (struct queue){ -1, -1 };
   store_rel(&conns[i], c);
   if ((u32)i == conns_high) store_rel(&conns_high, (u32)i + 1);
@@ -144,6 +145,90 @@ static void copy_in(const struct pool *p, const struct op *o, u64 at, const u8 *
     at += n;
     len -= n;
   }
+}
+
+// ---- frames for what is sent, headers of what is received
+
+// There is no frame for what a connection has to do: its bell rings when there is.
+static void starve(const struct conn *c, struct pool *p) {
+  p->starved = c->bell + 1;
+  fence_full();
+  if (p->nfree || p->nkept) feed(p);  // since it was looked for
+}
+
+// Brings the copy and the header that a send at the head of the queue has elsewhere into frames. -ENOBUFS: there
+// are none yet, and the bell will ring.
+static int unstage(struct conn *c, s32 i) {
+  struct op *o = &G.op[i];
+  struct pool *p = &G.pool[o->pool];
+  if (o->flags & OP_STAGED) {
+    lock(&p->lock);
+    int r = frames_for(p, o, i, o->len);
+    if (r) p->starved = c->bell + 1;
+    unlock(&p->lock);
+    if (r) return r;
+    o->flags &= (u16)~OP_STAGED;
+    fill_frames(p, o, (const u8 *)o->src);  // a copy only this operation knows: it cannot fault
+  }
+  if (o->head_src) {
+    if (head_park(p, o, (const u8 *)o->head_src, o->head_len)) {
+      starve(c, p);
+      return -E_NOBUFS;
+    }
+    o->head_src = 0;
+  }
+  return 0;
+}
+// A send's header. Where it has been copied to the wire its frame is not needed any more.
+static const u8 *head_bytes(struct pool *p, const struct op *o) { return frame_at(p, o->head_frame - 1); }
+static void head_sent(struct pool *p, struct op *o) {
+  lock(&p->lock);
+  head_unref(p, o);
+  unlock(&p->lock);
+  if (unlikely(p->starved)) feed(p);
+}
+
+// Is the header in `parked_head` still to be collected? Once it is, its operation is free or another.
+static int head_waits(const struct conn *c) {
+  if (c->head_parked < 0) return 0;
+  const struct op *o = &G.op[c->head_parked];
+  u32 state = load_acq(&o->state);
+  return (state == OP_DONE || state == OP_POSTED) && conn_at(o->conn) == c && o->kind != OP_OUT && o->head_len &&
+         !o->head_frame;
+}
+// Is there room for the header of a received message?
+static int head_room(struct conn *c, u32 len) {
+  struct pool *p = &G.pool[c->pool];
+  if (!len || p->nfree || p->nkept || !head_waits(c)) return 1;
+  starve(c, p);
+  return 0;
+}
+// Keeps a received message's header until JavaScript collects it. Without a free frame they go one at a time,
+// because what frees the frames may be what a message says. -ENOBUFS: not now; the bell will ring.
+static int head_keep(struct conn *c, s32 i, const u8 *from, u32 len) {
+  struct op *o = &G.op[i];
+  struct pool *p = &G.pool[o->pool];
+  if (!len || !head_park(p, o, from, len)) return 0;
+  if (head_waits(c)) {
+    starve(c, p);
+    return -E_NOBUFS;
+  }
+  memcpy(c->parked_head, from, len);
+  c->head_parked = i;
+  o->head_len = len;
+  return 0;
+}
+// The message is not taken yet after all.
+static void head_drop(struct op *o) {
+  if (o->head_frame) head_sent(&G.pool[o->pool], o);
+  o->head_len = 0;
+}
+// A received message goes from one operation to another.
+static void head_move(struct conn *c, struct op *to, s32 i, struct op *from, s32 was) {
+  to->head_len = from->head_len;
+  to->head_frame = from->head_frame;
+  if (from->head_len && !from->head_frame && c->head_parked == was) c->head_parked = i;
+  from->head_len = from->head_frame = 0;
 }
 
 // ---- for handlers
@@ -368,8 +453,9 @@ EXPORT s32 moat_msg_header(s32 ci, s32 i, u8 *to) {
     memcpy(to, c->head, c->taken.head_len);
     return 0;
   }
-  if ((u32)i >= G.op_high || !G.op[i].head_frame || load_acq(&G.op[i].state) != OP_DONE) return -E_INVAL;
-  memcpy(to, frame_at(&G.pool[G.op[i].pool], G.op[i].head_frame - 1), G.op[i].head_len);
+  struct op *o = &G.op[i];
+  if ((u32)i >= G.op_high || load_acq(&o->state) != OP_DONE || o->conn != ci || o->kind == OP_OUT) return -E_INVAL;
+  memcpy(to, o->head_frame ? head_bytes(&G.pool[o->pool], o) : c->parked_head, o->head_len);
   return 0;
 }
 

@@ -23,6 +23,8 @@ struct conn {  // never freed, only used again: a handler may be looking at it
   struct op taken;      // the message moat_conn_take hands over, and the operation moat_conn_next reports:
   struct op done;       // JavaScript reads both here
   u8 head[HEADER_MAX];  // the header of the message taken
+  u8 parked_head[HEADER_MAX];  // and of the receive `head_parked`, or -1: the pool had no frame for it
+  s32 head_parked;
   union {
     struct SHM_FIELDS;
     struct RDMA_FIELDS;

@@ -44,7 +44,7 @@ struct desc {
   u32 nruns;
   struct run run[4];
   u32 table;   // D_TABLE: first frame of the run list, which fills frames and links to the next by its last entry
-  u32 zero;
+  u32 head;    // shm: where the message's header is in the eager ring, and its length above that; 0: it has none
 };
 
 struct op {
@@ -64,8 +64,11 @@ struct op {
   u32 reads;        // receives over verbs: reads at the device
   u32 head_len;     // bytes of the message's header, and 1 + the frame they are in
   u32 head_frame;
-  u64 at;           // files: where in the file; and bytes that went past the page cache
-  u64 direct;
+  union {
+    u64 at;         // files: where in the file
+    u64 head_src;   // of a send, without a frame: their address, kept alive by JavaScript until it is done
+  };
+  u64 direct;       // files: bytes that went past the page cache
 };
 _Static_assert(sizeof(struct desc) == 64, "desc is the wire format");
 _Static_assert(sizeof(struct op) == 160, "op is mirrored in ffi/layout.ts");

@@ -207,6 +207,16 @@ EXPORT s32 moat_op_header(s32 i, const u8 *src, u32 len) {
   return len > HEADER_MAX ? -E_INVAL : head_park(&G.pool[G.op[i].pool], &G.op[i], src, len);
 }
 
+// The same for later: the bytes stay where they are (JavaScript holds a copy) until a frame is free.
+EXPORT s32 moat_op_header_staged(s32 i, f64 src, u32 len) {
+  if (i < 0 || (u32)i >= G.op_high || G.op[i].state != OP_HELD || G.op[i].kind != OP_OUT || G.op[i].head_frame)
+    return -E_INVAL;
+  if (len > HEADER_MAX) return -E_INVAL;
+  G.op[i].head_src = (u64)src;
+  G.op[i].head_len = len;
+  return 0;
+}
+
 // For devices that are not transports of this helper: the caller saw the completion.
 EXPORT s32 moat_op_done(s32 i, s32 status) {
   if (i < 0 || (u32)i >= G.op_high) return -E_INVAL;

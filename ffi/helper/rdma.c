@@ -322,11 +322,15 @@ static s32 rdma_land(struct conn *c, s32 me, s32 op) {
   } else if (c->wants && !c->raw && (waits || c->rq.head < 0 || c->ahead.head >= 0) && can_pull(c) &&
              arrived_head(c)->len <= G.op[op].len) {
     G.op[op].conn = me;
-    G.op[op].flags |= OP_AHEAD;
-    push(&c->ahead, op);
-    c->nahead++;
-    pull(c, op);
-    r = 0;
+    r = pull(c, op);
+    if (!r) {
+      G.op[op].flags |= OP_AHEAD;
+      push(&c->ahead, op);
+      c->nahead++;
+    } else {
+      G.op[op].conn = -1;
+      r = -E_AGAIN;
+    }
   }
   c->wants = 0;
   return r;

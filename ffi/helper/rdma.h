@@ -32,15 +32,17 @@ enum { BYE_FINISHED = 1, BYE_ABORTED };
 struct header {  // of every message in a slot; version 1 of the protocol, little-endian
   u8 kind;
   u8 flag;       // M_PAGES: 1, the list goes on in the next slot. M_CONTROL: goodbye
-  u16 count;     // M_PAGES: runs of frames. M_CONTROL: releases. They follow the header
+  u16 count;     // M_PAGES: runs of frames. M_CONTROL: releases. They follow, aligned to 8 bytes
   u32 consumed;  // of the other side's data messages, all that were, modulo 2^32
   u64 len;       // bytes of the message
   u32 id;        // M_PAGES: the sender's operation, for the release
-  u32 off;       // M_PAGES: first byte in the first frame
+  u16 off;       // M_PAGES: first byte in the first frame
+  u16 head;      // bytes of the message's header; they follow at once, in the first slot of an announcement
 };
 _Static_assert(sizeof(struct header) == 24, "the wire format");
 #define EAGER_BYTES_RDMA (SLOT_BYTES - (u32)sizeof(struct header))
 #define RUNS_IN_SLOT (EAGER_BYTES_RDMA / 8u)
+#define HEAD_RUNS(head) (((u32)(head) + 7) / 8)  // runs that a message's header takes the place of
 #define MAX_CHAIN 21u          // slots of one announcement; what is more scattered is copied together first
 
 // What an entry of the send queue was for.

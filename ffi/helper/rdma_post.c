@@ -83,10 +83,13 @@ static int post_slot(struct conn *c, u8 slot, u32 len, u8 kind, s32 op, const st
 
 static struct header *head_of(struct conn *c, u8 slot, u8 kind) {
   struct header *h = (struct header *)send_slot(c, slot);
-  *h = (struct header){ kind, 0, 0, c->consumed, 0, 0, 0 };
+  *h = (struct header){ kind, 0, 0, c->consumed, 0, 0, 0, 0 };
   c->told = c->consumed;
   return h;
 }
+
+// The runs of an announcement, behind the message's header.
+static inline struct run *runs_in(struct header *h) { return (struct run *)(h + 1) + HEAD_RUNS(h->head); }
 
 static int post_recv_slot(struct conn *c, u32 slot) {
   struct ibv_sge sge = { recv_slot(c, slot), SLOT_BYTES, c->slot_lkey };

@@ -10,8 +10,8 @@ static void post_reads(struct conn *c) {
   while (c->pulling >= 0 && !c->dead) {
     struct op *o = &G.op[c->pulling];
     const struct pool *p = &G.pool[o->pool];
-    const struct header *h = (const struct header *)recv_slot(c, c->pull_slot);
-    const struct run *runs = (const struct run *)(h + 1);
+    struct header *h = (struct header *)recv_slot(c, c->pull_slot);
+    const struct run *runs = runs_in(h);
     if (c->reads >= c->max_reads || sq_space(c) <= 8) return;
     struct run r = runs[c->pull_run];
     u64 n = ((u64)r.count << G.page_shift) - c->pull_off;
@@ -65,17 +65,20 @@ static int announced(struct conn *c) {
   for (u32 k = c->arr_head; k != c->arr_tail; k++) {
     struct header *n = (struct header *)recv_slot(c, c->arrived[k % RECV_SLOTS]);
     if (n->kind != M_PAGES || n->id != h->id || n->len != h->len || n->off != h->off) return -1;
-    const struct run *r = (const struct run *)(n + 1);
+    if (n != h && n->head) return -1;
+    const struct run *r = runs_in(n);
     for (u32 i = 0; i < n->count; i++) pages += r[i].count;
     if (!n->flag) return pages == want ? 1 : -1;
   }
   return 0;
 }
 
-// Begins to read the announced message at the head into a receive.
-static void pull(struct conn *c, s32 i) {
+// Begins to read the announced message at the head into a receive. -ENOBUFS: there is no room for its header.
+static int pull(struct conn *c, s32 i) {
   struct op *o = &G.op[i];
   struct header *h = arrived_head(c);
+  int r = head_keep(c, i, (u8 *)(h + 1), h->head);
+  if (r) return r;
   o->got = h->len;
   o->seq = h->id;
   o->reads = 0;
@@ -87,6 +90,7 @@ static void pull(struct conn *c, s32 i) {
   c->pull_at = 0;
   c->pull_off = h->off;
   post_reads(c);
+  return 0;
 }
 
 // Can the message at the head be read now? It is then whole, and nothing else is being posted.
@@ -94,7 +98,7 @@ static int can_pull(struct conn *c) {
   if (c->arr_head == c->arr_tail || arrived_head(c)->kind != M_PAGES || c->dead || c->pulling >= 0) return 0;
   int whole = announced(c);
   if (whole < 0) rdma_die(c, CONN_BROKEN);
-  return whole > 0 && c->nreleases + c->pulls < RELEASES;
+  return whole > 0 && c->nreleases + c->pulls < RELEASES && head_room(c, arrived_head(c)->head);
 }
 
 // Copies a message that was read ahead of its receive.
@@ -108,8 +112,8 @@ static void copy_landed(const struct op *from, const struct op *to) {
   }
 }
 
-// Hands what landed at `r` over as the message of `o`.
-static void claim(struct conn *c, struct op *o, s32 r) {
+// Hands what landed at `r` over as the message of `o`, which is operation i, or (-1) the message taken.
+static void claim(struct conn *c, struct op *o, s32 i, s32 r) {
   pop(&c->ahead);
   c->nahead--;
   c->no_room = 0;
@@ -118,6 +122,12 @@ static void claim(struct conn *c, struct op *o, s32 r) {
   o->d.kind = D_LANDED;
   o->seq = (u32)r;
   o->len = o->got = G.op[r].got;
+  if (i >= 0) {
+    head_move(c, o, i, &G.op[r], r);
+  } else {
+    moat_msg_header(G.op[r].conn, r, c->head);
+    o->head_len = G.op[r].head_len;
+  }
 }
 
 // Gives messages to the receives that wait for them, in order. Returns how many ended.
@@ -135,6 +145,7 @@ static int receive_posted_rdma(struct conn *c) {
         complete(c, i, -E_MSGSIZE);
       } else if (o->kind == OP_IN) {
         copy_landed(&G.op[r], o);
+        head_move(c, o, i, &G.op[r], r);
         pop(&c->ahead);
         c->nahead--;
         push(&c->cq, r);  // JavaScript has its pages back
@@ -142,7 +153,7 @@ static int receive_posted_rdma(struct conn *c) {
         complete(c, i, 0);
       } else {
         pop(&c->rq);
-        claim(c, o, r);
+        claim(c, o, i, r);
         complete(c, i, 0);
       }
       ended++;
@@ -163,14 +174,15 @@ static int receive_posted_rdma(struct conn *c) {
         c->wants = 1;
         break;
       }
+      if (pull(c, i)) break;
       pop(&c->rq);
-      pull(c, i);
       continue;
     }
+    if (head_keep(c, i, (u8 *)(h + 1), h->head)) break;
     u32 slot = c->arrived[c->arr_head++ % RECV_SLOTS];
     pop(&c->rq);
     if (o->kind == OP_IN) {
-      copy_in(&G.pool[o->pool], o, 0, (const u8 *)(h + 1), h->len);
+      copy_in(&G.pool[o->pool], o, 0, (const u8 *)(h + 1) + h->head, h->len);
       consume(c, slot);
     } else {  // collected by JavaScript, which frees the slot
       o->d.kind = D_EAGER;
@@ -191,7 +203,8 @@ static int receive_posted_rdma(struct conn *c) {
 static s32 rdma_collect(struct conn *c, s32 me, s32 i, struct op *o, u8 *to) {
   (void)me, (void)i;
   if (o->d.kind != D_EAGER || o->d.off >= RECV_SLOTS) return -E_INVAL;
-  memcpy(to, (u8 *)recv_slot(c, o->d.off) + sizeof(struct header), o->got);
+  struct header *h = (struct header *)recv_slot(c, o->d.off);
+  memcpy(to, (u8 *)(h + 1) + h->head, o->got);
   lock(&c->lock);
   consume(c, o->d.off);
   o->d.off = NONE;
@@ -207,7 +220,7 @@ static s32 rdma_take(struct conn *c, s32 me) {
   c->streaming = 1;
   if (r >= 0) {
     if (load_acq(&G.op[r].state) != OP_DONE) return 0;
-    claim(c, o, r);
+    claim(c, o, -1, r);
     return 1;
   }
   if (c->arr_head == c->arr_tail) return state_error(c->state);
@@ -218,17 +231,19 @@ static s32 rdma_take(struct conn *c, s32 me) {
   o->d.kind = D_EAGER;
   o->d.off = c->arrived[c->arr_head++ % RECV_SLOTS];
   o->len = o->got = h->len;
+  o->head_len = h->head;
+  memcpy(c->head, h + 1, h->head);
   return 1;
 }
 
 // Is what arrived a message of this protocol? The slot is ours: nobody changes it any more.
-static int header_ok(const struct conn *c, const struct header *h, u32 bytes) {
-  if (bytes < sizeof *h) return 0;
-  if (h->kind == M_EAGER) return h->len == bytes - sizeof *h;
-  if (h->kind == M_CONTROL) return bytes == sizeof *h + h->count * 4u && h->flag <= BYE_ABORTED;
-  if (h->kind != M_PAGES || bytes != sizeof *h + h->count * 8u || !h->len || h->off >= G.page_size) return 0;
-  if (h->len > (u64)c->remote_frames << G.page_shift) return 0;
-  const struct run *r = (const struct run *)(h + 1);
+static int header_ok(const struct conn *c, struct header *h, u32 bytes) {
+  if (bytes < sizeof *h || h->head > HEADER_MAX) return 0;
+  if (h->kind == M_EAGER) return h->head <= bytes - sizeof *h && h->len == bytes - sizeof *h - h->head;
+  if (h->kind == M_CONTROL) return bytes == sizeof *h + h->count * 4u && h->flag <= BYE_ABORTED && !h->head;
+  if (h->kind != M_PAGES || bytes != sizeof *h + (HEAD_RUNS(h->head) + h->count) * 8u) return 0;
+  if (!h->len || h->off >= G.page_size || h->len > (u64)c->remote_frames << G.page_shift) return 0;
+  const struct run *r = runs_in(h);
   for (u32 i = 0; i < h->count; i++)
     if (!r[i].count || r[i].frame >= c->remote_frames || r[i].count > c->remote_frames - r[i].frame) return 0;
   return h->count && h->flag <= 1;  // whether the list has the right length is seen when all of it is here

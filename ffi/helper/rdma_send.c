@@ -64,6 +64,17 @@ static int mend_send(s32 i) {
   return 0;
 }
 
+// Writes a message's header behind that of the protocol. Returns where the next bytes go.
+static u8 *put_head(struct header *h, struct pool *p, struct op *o) {
+  h->head = (u16)o->head_len;
+  if (o->head_len) {
+    memcpy(h + 1, head_bytes(p, o), o->head_len);
+    head_sent(p, o);
+  }
+  return (u8 *)(h + 1) + o->head_len;
+}
+static int fits_slot(const struct op *o) { return o->d.len + o->head_len <= EAGER_BYTES_RDMA; }
+
 // Sends a small message from its pages: it ends when the device has sent them.
 static int send_small(struct conn *c, struct pool *p, s32 i) {
   struct op *o = &G.op[i];
@@ -71,11 +82,13 @@ static int send_small(struct conn *c, struct pool *p, s32 i) {
   u8 slot = slot_take(c, CONTROL_SLOTS);
   struct header *h = head_of(c, slot, M_EAGER);
   h->len = o->d.len;
+  u8 *to = put_head(h, p, o);
+  u32 len = (u32)sizeof *h + h->head;
   s32 n = frames_to_sges(c, p, &o->d, sge, c->max_sge - 1);
   c->data_sent++;
-  if (n >= 0) return post_slot(c, slot, sizeof *h, W_OP, i, sge, (u32)n);
-  copy_out(p, &o->d, o->d.len, (u8 *)(h + 1));  // in more pieces than the device takes
-  return post_slot(c, slot, (u32)sizeof *h + (u32)o->d.len, W_OP, i, 0, 0);
+  if (n >= 0) return post_slot(c, slot, len, W_OP, i, sge, (u32)n);
+  copy_out(p, &o->d, o->d.len, to);  // in more pieces than the device takes
+  return post_slot(c, slot, len + (u32)o->d.len, W_OP, i, 0, 0);
 }
 
 // Announces a large one, in as many slots as its list of frames needs.
@@ -86,15 +99,18 @@ static int announce(struct conn *c, struct pool *p, s32 i) {
   for (u32 left = o->d.nruns; left && !bad;) {
     u8 slot = slot_take(c, CONTROL_SLOTS);
     struct header *h = head_of(c, slot, M_PAGES);
-    struct run *r = (struct run *)(h + 1);
-    while (h->count < RUNS_IN_SLOT && runs_next(&it, &r[h->count]) == 1) h->count++;
+    u32 most = RUNS_IN_SLOT, first = left == o->d.nruns;
+    if (first) put_head(h, p, o);
+    most -= HEAD_RUNS(h->head);
+    struct run *r = runs_in(h);
+    while (h->count < most && runs_next(&it, &r[h->count]) == 1) h->count++;
     left -= h->count;
     h->flag = left != 0;
     h->len = o->d.len;
     h->id = (u32)i;
     h->off = o->d.off;
     c->data_sent++;
-    bad = post_slot(c, slot, (u32)sizeof *h + h->count * 8u, W_SLOT, i, 0, 0);
+    bad = post_slot(c, slot, (u32)((u8 *)(r + h->count) - (u8 *)h), W_SLOT, i, 0, 0);
   }
   return bad;
 }
@@ -105,16 +121,8 @@ static void rdma_flush(struct conn *c) {
     s32 i = c->sq.head;
     struct op *o = &G.op[i];
     struct pool *p = &G.pool[o->pool];
-    if (o->flags & OP_STAGED) {
-      lock(&p->lock);
-      int r = frames_for(p, o, i, o->len);
-      if (r) p->starved = c->bell + 1;
-      unlock(&p->lock);
-      if (r) break;
-      o->flags &= (u16)~OP_STAGED;
-      fill_frames(p, o, (const u8 *)o->src);  // a copy only this operation knows: it cannot fault
-    }
-    u32 most = c->raw ? c->max_sge : MAX_CHAIN * RUNS_IN_SLOT;
+    if (unstage(c, i)) break;
+    u32 most = c->raw ? c->max_sge - (o->head_len != 0) : MAX_CHAIN * RUNS_IN_SLOT - HEAD_RUNS(o->head_len);
     if (o->d.nruns > most) {
       int r = mend_send(i);
       if (!r && o->d.nruns > most) r = -E_NOBUFS;
@@ -125,23 +133,24 @@ static void rdma_flush(struct conn *c) {
       }
     }
     struct ibv_sge sge[MAX_SGE];
-    int bad;
+    int bad, small = 0;
     if (c->raw) {
       struct ibv_send_wr wr = { 0 };
-      s32 n = frames_to_sges(c, p, &o->d, sge, c->max_sge);
+      u32 head = o->head_len != 0;  // before the data, as one message: such a peer takes it for that
+      if (head) sge[0] = (struct ibv_sge){ (u64)head_bytes(p, o), o->head_len, c->pool_lkey };
       wr.sg_list = sge;
-      wr.num_sge = n;
+      wr.num_sge = (s32)head + frames_to_sges(c, p, &o->d, sge + head, c->max_sge - head);
       wr.opcode = WR_SEND;
       bad = post(c, &wr, W_OP, NO_SLOT, i, 1);
     } else {
-      int small = o->d.len <= EAGER_BYTES_RDMA;
-      u32 need = small ? 1 : (o->d.nruns + RUNS_IN_SLOT - 1) / RUNS_IN_SLOT;
+      small = fits_slot(o);
+      u32 need = small ? 1 : (o->d.nruns + HEAD_RUNS(o->head_len) + RUNS_IN_SLOT - 1) / RUNS_IN_SLOT;
       if (c->data_sent - c->data_seen + need > DATA_SLOTS || c->nsend_free < need + CONTROL_SLOTS) break;
       bad = small ? send_small(c, p, i) : announce(c, p, i);
     }
     if (bad) break;  // dead: everything queued ends with the connection
     pop(&c->sq);
-    if (c->raw || o->d.len <= EAGER_BYTES_RDMA) __atomic_or_fetch(&o->flags, OP_AT_DEVICE, __ATOMIC_RELAXED);
+    if (c->raw || small) __atomic_or_fetch(&o->flags, OP_AT_DEVICE, __ATOMIC_RELAXED);
     store_rel(&o->state, OP_POSTED);
     c->inflight++;
   }

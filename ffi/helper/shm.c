@@ -31,25 +31,49 @@ static int see_space(struct conn *c) {
   return 0;
 }
 
+// Where the next `len` bytes go in the eager ring, in one piece. -EAGAIN: the peer has not consumed enough.
+static s32 eager_place(const struct conn *c, u32 len, u64 *at) {
+  u64 off = c->eager_tail % EAGER_BYTES;
+  *at = off + len > EAGER_BYTES ? c->eager_tail + EAGER_BYTES - off : c->eager_tail;
+  return *at + len - c->eager_freed > EAGER_BYTES ? -E_AGAIN : 0;
+}
+
+// Puts a message's header into the eager ring, and behind it the data if that is a small copy: then the send is
+// done. The data of others stays where it is, aligned to its pages.
+static int send_head(struct conn *c, struct op *o, struct desc *d) {
+  struct pool *p = &G.pool[o->pool];
+  int small = o->guard == GUARD_COPY && d->len <= EAGER_MAX;
+  u32 len = o->head_len + (small ? (u32)d->len : 0);
+  u64 at;
+  if (eager_place(c, len, &at)) return -E_AGAIN;
+  u32 off = (u32)(at % EAGER_BYTES);
+  memcpy(c->mine->eager + off, head_bytes(p, o), o->head_len);
+  d->head = o->head_len << HEAD_SHIFT | off;
+  if (small) {
+    copy_out(p, d, d->len, c->mine->eager + off + o->head_len);
+    *d = (struct desc){ d->id, D_EAGER, d->len, off + o->head_len, 0, { { 0, 0 } }, 0, d->head };
+  }
+  c->eager_tail = at + len;
+  head_sent(p, o);
+  return 0;
+}
+
 // Publishes what is queued, as far as the ring, the peer's holdings and the frames go.
 static int send_queued(struct conn *c) {
   int n = 0;
   while (c->sq.head >= 0 && c->tx_tail - c->tx_seen < RING_SLOTS && c->inflight < RELEASE_SLOTS) {
     struct op *o = &G.op[c->sq.head];
-    if (o->flags & OP_STAGED) {
-      struct pool *p = &G.pool[o->pool];
-      lock(&p->lock);
-      int r = frames_for(p, o, c->sq.head, o->len);
-      if (r) p->starved = c->bell + 1;
-      unlock(&p->lock);
-      if (r) break;
-      o->flags &= (u16)~OP_STAGED;
-      fill_frames(p, o, (const u8 *)o->src);  // a copy only this operation knows: it cannot fault
+    if (unstage(c, c->sq.head)) break;
+    struct desc d = o->d;
+    if (o->head_len && send_head(c, o, &d)) break;
+    s32 i = pop(&c->sq);
+    publish(c, &d);
+    if (d.kind == D_EAGER) {
+      complete(c, i, 0);
+    } else {
+      store_rel(&o->state, OP_POSTED);
+      c->inflight++;
     }
-    pop(&c->sq);
-    store_rel(&o->state, OP_POSTED);
-    c->inflight++;
-    publish(c, &o->d);
     n++;
   }
   return n;
@@ -57,7 +81,14 @@ static int send_queued(struct conn *c) {
 
 // ---- receiving
 
+static inline u32 head_length(const struct desc *d) { return d->head >> HEAD_SHIFT; }
+static inline const u8 *head_place(const struct conn *c, const struct desc *d) {
+  return c->theirs->eager + (d->head & ((1u << HEAD_SHIFT) - 1));
+}
+
 static int desc_ok(const struct conn *c, const struct desc *d) {
+  u32 head = head_length(d), at = d->head & ((1u << HEAD_SHIFT) - 1);
+  if (head > HEADER_MAX || at > EAGER_BYTES - head || (!head && at)) return 0;
   if (d->kind == D_EAGER) return d->len <= EAGER_MAX && d->off <= EAGER_BYTES - d->len;
   if (d->kind != D_PAGES && d->kind != D_TABLE) return 0;
   // A message of nothing, for which the sender's ring had no room.
@@ -161,6 +192,8 @@ static int receive_posted(struct conn *c) {
     o->got = d.len;
     if (o->kind == OP_IN && d.len > o->len) {
       status = -E_MSGSIZE;  // the message stays for a receive it fits
+    } else if (head_keep(c, i, head_place(c, &d), head_length(&d))) {
+      return n;
     } else if (o->kind == OP_IN) {
       if (desc_deliver(c, &d, o)) return -1;
       consumed(c);
@@ -181,6 +214,7 @@ static int receive_posted(struct conn *c) {
         o->d = d;
         memcpy(c->parking, c->theirs->eager + d.off, d.len);
       } else {
+        head_drop(o);
         return n;  // tried again when JavaScript has collected the one before
       }
       consumed(c);
@@ -271,20 +305,17 @@ static s32 shm_eager(struct conn *c, s32 me, const u8 *src, u32 len) {
   s32 r = state_error(c->state);
   if (!r && see_space(c)) r = -E_AGAIN;
   if (!r && (c->sq.head >= 0 || c->tx_tail - c->tx_seen >= RING_SLOTS)) r = -E_AGAIN;
-  u64 at = c->eager_tail, off = at % EAGER_BYTES;
-  if (off + len > EAGER_BYTES) {
-    at += EAGER_BYTES - off;
-    off = 0;
-  }
-  if (!r && at + len - c->eager_freed > EAGER_BYTES) r = -E_AGAIN;
+  u64 at = 0;
+  if (!r) r = eager_place(c, len, &at);
   unlock(&c->lock);
   if (r) return r;
+  u32 off = (u32)(at % EAGER_BYTES);
   // Only the thread that owns the channel sends, so nobody else moves eager_tail; and the bytes may be
   // guarded memory, whose fault must find the lock free.
   memcpy(c->mine->eager + off, src, len);
   lock(&c->lock);
   c->eager_tail = at + len;
-  struct desc d = { 0, D_EAGER, len, (u32)off, 0, { { 0, 0 }, { 0, 0 }, { 0, 0 }, { 0, 0 } }, 0, 0 };
+  struct desc d = { 0, D_EAGER, len, off, 0, { { 0, 0 }, { 0, 0 }, { 0, 0 }, { 0, 0 } }, 0, 0 };
   publish(c, &d);
   wake(c, WANT_MESSAGE);
   unlock(&c->lock);
@@ -305,6 +336,8 @@ static s32 shm_take(struct conn *c, s32 me) {
   if (!r) return state_error(c->state);
   o->kind = OP_TAKE;
   o->len = o->got = o->d.len;
+  o->head_len = head_length(&o->d);
+  memcpy(c->head, head_place(c, &o->d), o->head_len);
   if (o->d.kind == D_EAGER) memcpy(c->scratch, c->theirs->eager + o->d.off, o->d.len);
   consumed(c);
   wake(c, WANT_SPACE);

@@ -10,6 +10,7 @@
 #define RELEASE_SLOTS 16384u    // messages the peer may hold at a time
 #define EAGER_BYTES (256u << 10)
 #define EAGER_MAX (16u << 10)   // larger messages travel as pages
+#define HEAD_SHIFT 20           // desc.head: a header's length above its offset in the eager ring
 
 enum { RING_OPEN = 1, RING_FINISHED, RING_ABORTED };           // what a side says of itself
 enum { WANT_MESSAGE = 1, WANT_RELEASE = 2, WANT_SPACE = 4 };   // what a sleeper wants to be woken for
