@@ -21,15 +21,15 @@
  * @module
  */
 export { connect, type ConnectOptions, listen, Listener } from "./lib/connect.ts";
-export {
-  Channel,
-  type CloseOptions,
-  type Data,
-  type ReceiveOptions,
-  type ReceiveResult,
-  type SendOptions,
-  type SendResult,
-} from "./lib/channel.ts";
+export { Channel } from "./lib/channel.ts";
+export type {
+  CloseOptions,
+  Data,
+  ReceiveOptions,
+  ReceiveResult,
+  SendOptions,
+  SendResult,
+} from "./lib/channel_options.ts";
 export { Message } from "./lib/message.ts";
 export { Pool, type PoolOptions } from "./lib/memory/pool.ts";
 export { PoolBuffer, type SharedHandle, viewShared } from "./lib/memory/buffer.ts";

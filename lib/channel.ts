@@ -5,57 +5,23 @@
  */
 import { MoatError } from "../ffi/errors.ts";
 import { endError } from "./channel_errors.ts";
+import type {
+  CloseOptions,
+  Data,
+  ReceiveOptions,
+  ReceiveResult,
+  SendOptions,
+  SendResult,
+} from "./channel_options.ts";
+import { giveHeader, headerBytes } from "./header.ts";
 import { describe, type Operation, type PoolCore, resolveData } from "./memory/core.ts";
-import type { Guard, ReceiveGuard } from "./memory/guard.ts";
+import type { Guard } from "./memory/guard.ts";
 import { assertGuard, assertWhole, startOut } from "./memory/outgoing.ts";
-import type { PoolBuffer } from "./memory/buffer.ts";
-import type { Snapshot } from "./memory/snapshot.ts";
 import { lend, type Lent } from "./memory/lent.ts";
 import type { Pool } from "./memory/pool.ts";
 import { Message } from "./message.ts";
 import { reactor, type Source } from "./reactor.ts";
 import type { Arrival, Ended, Transport } from "./transport.ts";
-
-/** What can be sent, and received into: pool memory without copying, other memory by copying. */
-export type Data = PoolBuffer | Snapshot | ArrayBufferView | ArrayBuffer;
-
-/** Settings of {@linkcode Channel.send}. */
-export interface SendOptions {
-  /** What a write to the data does while it is in flight. `"auto"` by default. */
-  guard?: Guard;
-  /** Stops the waiting, not the send: the guard stays until the device is done. */
-  signal?: AbortSignal;
-}
-
-/** What became of a send. */
-export interface SendResult {
-  /** Bytes sent. */
-  bytes: number;
-  /** The guard it had. */
-  guard: Exclude<Guard, "auto">;
-  /** True if the transport read the program's own pages. */
-  zeroCopy: boolean;
-}
-
-/** Settings of {@linkcode Channel.recv}. */
-export interface ReceiveOptions {
-  /** What an access to the buffer does before the message is there. `"wait"` by default. */
-  guard?: ReceiveGuard;
-  /** Takes the receive back, unless its message is there already. */
-  signal?: AbortSignal;
-}
-
-/** What became of a receive into a buffer. */
-export interface ReceiveResult {
-  /** Bytes received, from the start of the buffer on. */
-  bytes: number;
-}
-
-/** Settings of {@linkcode Channel.close}. */
-export interface CloseOptions {
-  /** Gives up waiting for the peer: the channel is aborted. */
-  signal?: AbortSignal;
-}
 
 interface Pending extends Operation {
   readonly bytes: number;
@@ -180,11 +146,12 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     this.#assertOpen("send");
     const core = this.#core;
     const resolved = resolveData(core, data, "send"), { region, bytes } = resolved;
+    const header = headerBytes(options.header);
     const length = bytes.byteLength;
     if (asked === "move") assertWhole("send", region);
     const small = length <= this.#transport.eagerMax;
 
-    if (length === 0 || (small && (asked === "auto" || asked === "copy" || !region))) {
+    if (!header && (length === 0 || (small && (asked === "auto" || asked === "copy" || !region)))) {
       const r = this.#transport.eager(bytes);
       if (r === 0) {
         this.#count("copy", length, length);
@@ -196,7 +163,9 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
       if (r !== -EAGAIN) throw this.#errorOf(r, "send");
     }
 
-    const { op, guard, keep } = startOut(core, resolved, { what: "send", asked, small });
+    const started = startOut(core, resolved, { what: "send", asked, small }),
+      { op, guard } = started;
+    const keep = header ? [started.keep, giveHeader(core, op, header)] : started.keep;
     this.#count(guard, length, guard === "copy" ? length : 0);
     const result = new Promise<SendResult>((resolve, reject) => {
       this.#begin(op, {
@@ -311,13 +280,14 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
         bytes: bytes.byteLength,
         guard: undefined,
         keep: bytes,
-        resolve: ({ status, got }) => {
+        resolve: ({ op, status, got }) => {
           if (status === -EPIPE) resolve(null);
           else {
+            const header = this.#transport.header(op);
             core.counters.bytesReceived += got;
             core.counters.bytesCopiedIn += got;
             if (through) bytes.set(through.bytes.subarray(0, got));
-            resolve({ bytes: got });
+            resolve({ bytes: got, header });
           }
           through?.free();
         },
@@ -338,14 +308,14 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     reactor().wake(this.#source);
   }
 
-  #message({ bytes, copied, detaches = false, release, device }: Arrival): Message {
-    if (copied) return new Message(bytes, true, nothing);
+  #message({ bytes, header, copied, detaches = false, release, device }: Arrival): Message {
+    if (copied) return new Message(bytes, header, true, nothing);
     const memory = new WeakRef(bytes.buffer);
     const lease: Lease = { memory, detaches, release, readers: 0, ended: undefined };
     if (device !== undefined) lend(bytes.buffer, borrowed(lease, device));
     this.#leases.add(lease);
     this.#dropped.register(bytes.buffer, lease, lease);
-    return new Message(bytes, false, () => this.#endLease(lease));
+    return new Message(bytes, header, false, () => this.#endLease(lease));
   }
 
   // Detaches the view, then tells the transport that nobody reads the pages any more.

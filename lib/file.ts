@@ -5,7 +5,7 @@
  */
 import { GuardTimeoutError, MoatError } from "../ffi/errors.ts";
 import { errno, libc } from "../ffi/libc.ts";
-import type { Data } from "./channel.ts";
+import type { Data } from "./channel_options.ts";
 import { FileOperations, type Finished } from "./file_operations.ts";
 import { describe, type PoolCore, type Region, resolveData } from "./memory/core.ts";
 import type { Guard, ReceiveGuard } from "./memory/guard.ts";

@@ -23,11 +23,19 @@ export class Message implements Disposable {
   readonly byteLength: number;
   /** True if the bytes are a copy of their own: small messages, and some in very scattered pages. */
   readonly copied: boolean;
+  /** The bytes it was sent with besides ({@linkcode SendOptions.header}): a copy; empty if there are none. */
+  readonly header: Uint8Array<ArrayBuffer>;
   readonly #release: () => void;
 
   /** Messages are made by {@linkcode Channel.recv}. */
-  constructor(bytes: Uint8Array<ArrayBuffer>, copied: boolean, release: () => void) {
+  constructor(
+    bytes: Uint8Array<ArrayBuffer>,
+    header: Uint8Array<ArrayBuffer>,
+    copied: boolean,
+    release: () => void,
+  ) {
     this.bytes = bytes;
+    this.header = header;
     this.byteLength = bytes.byteLength;
     this.copied = copied;
     this.#release = release;

@@ -7,6 +7,7 @@
 import { systemError } from "../ffi/errors.ts";
 import { DESC, DESC_KIND, OP, OP_PARKED } from "../ffi/layout.ts";
 import { runtime } from "../ffi/runtime.ts";
+import { NO_HEADER } from "./header.ts";
 import type { PoolCore } from "./memory/core.ts";
 import type { Arrival, Ended, Transport, TransportState } from "./transport.ts";
 
@@ -22,6 +23,9 @@ const STATES: readonly TransportState[] = [
 // Where in the report next() and taken() look.
 const TAKEN = 0;
 const DONE = OP.size;
+
+/** The memory of a message. */
+export type Opened = Omit<Arrival, "header">;
 
 /** A connection of the helper. */
 export abstract class NativeTransport implements Transport {
@@ -107,20 +111,37 @@ export abstract class NativeTransport implements Transport {
   }
 
   taken(): Arrival {
-    return this.open(-1, TAKEN);
+    return this.#arrival(-1, TAKEN);
   }
 
   arrived(op: number): Arrival {
-    return this.open(op, DONE);
+    return this.#arrival(op, DONE);
+  }
+
+  #arrival(op: number, at: number): Arrival {
+    const header = this.#header(op, at), { bytes, copied, detaches, release } = this.open(op, at);
+    return { bytes, header, copied, detaches, release };
+  }
+
+  header(op: number): Uint8Array<ArrayBuffer> {
+    return this.#header(op, DONE);
+  }
+
+  #header(op: number, at: number): Uint8Array<ArrayBuffer> {
+    const length = this.report.getUint32(at + OP.headLength, true);
+    if (length === 0) return NO_HEADER;
+    const bytes = new Uint8Array(length);
+    this.core.helper.moat_msg_header(this.conn, op, bytes);
+    return bytes;
   }
 
   abstract destroy(): void | Promise<void>;
 
   /** Opens the message described at `at` of the report: that of operation `op`, or the one taken (-1). */
-  protected abstract open(op: number, at: number): Arrival;
+  protected abstract open(op: number, at: number): Opened;
 
   /** A copy of a small message, or `undefined` if it is not one. */
-  protected copyOf(op: number, at: number): Arrival | undefined {
+  protected copyOf(op: number, at: number): Opened | undefined {
     const { report, core } = this;
     const length = Number(report.getBigUint64(at + OP.got, true));
     const kind = report.getUint32(at + OP.desc + DESC.kind, true);

@@ -9,12 +9,14 @@
 export interface Arrival {
   /** The bytes: in place, or a copy. */
   readonly bytes: Uint8Array<ArrayBuffer>;
+  /** The message's header, a copy; empty if it has none. */
+  readonly header: Uint8Array<ArrayBuffer>;
   /** True if the bytes were copied and nothing has to be released. */
   readonly copied: boolean;
   /** Where a device can read them, if they are not the pool's: no write of the program reaches them there. */
   readonly device?: number;
   /** True if {@linkcode release} detaches the view itself. */
-  readonly detaches?: boolean;
+  readonly detaches?: boolean | undefined;
   /** Ends the reading: the pages may be used again. The view has been detached before. */
   release(escaped: boolean): void;
 }
@@ -54,6 +56,8 @@ export interface Transport {
   taken(): Arrival;
   /** The message of a receive that has ended. To be asked before the operation is collected. */
   arrived(op: number): Arrival;
+  /** The header of the message of a receive that has ended, likewise. */
+  header(op: number): Uint8Array<ArrayBuffer>;
   /** The next operation that ended. */
   next(): Ended | undefined;
   /** How the connection is doing. */

@@ -242,6 +242,7 @@ function inTable(fields: Fields, runs: [number, number][], next = 0): Act {
     peer.publish({ kind: TABLE, table: 2, nruns: runs.length, len: runs.length * PAGE, ...fields });
   };
 }
+const head = (length: number, offset: number): Fields["head"] & object => ({ length, offset });
 const said = (fields: Fields): Act => (peer) => peer.publish(fields);
 
 const NONSENSE: Record<string, Act> = {
@@ -288,6 +289,21 @@ const NONSENSE: Record<string, Act> = {
   "a table of more runs than pages": inTable({ len: 5 * PAGE }, ones(6)),
   "a table of fewer runs than pages": inTable({ len: 7 * PAGE }, ones(6)),
   "a table of 2^32 - 1 runs": inTable({ nruns: -1, len: FRAMES * PAGE }, ones(6)),
+  "a header longer than headers are": said({ kind: EAGER, len: 8, head: head(1025, 0) }),
+  "a header of 4095 bytes": said({ len: PAGE, runs: run(1, 1), head: head(4095, 0) }),
+  "a header behind the ring": said({ kind: EAGER, len: 8, head: head(1, AT.eagerBytes) }),
+  "a header across the end of the ring": said({
+    len: PAGE,
+    runs: run(1, 1),
+    head: head(24, AT.eagerBytes - 23),
+  }),
+  "a header at 2^20 - 1": said({ kind: EAGER, len: 8, head: head(1, 2 ** 20 - 1) }),
+  "a header of no bytes somewhere": said({ kind: EAGER, len: 8, head: head(0, 1) }),
+  "a header with a message of kind 0": said({ kind: 0, len: 8, head: head(8, 0) }),
+  "a header with a table of nothing": inTable(
+    { head: head(8, 0) },
+    Array.from({ length: 5 }, () => [0, 0]),
+  ),
   "more releases than there are places": (peer) => peer.set(AT.relTail, AT.releases + 1),
   "2^63 releases": (peer) => peer.set(AT.relTail, 2n ** 63n),
   "fewer releases than none": (peer) => peer.set(AT.relTail, -1),
@@ -387,6 +403,20 @@ test("a peer that releases a receive, or a message it released long ago, is cut 
       pending.push(codeOf(channel.recv()));
       await cutOff(listener, peer, channel, pending);
     }
+  }));
+
+test("headers at the ends of the ring are right", () =>
+  withVictim(async (listener) => {
+    const [peer, channel] = await meet(listener);
+    peer.ring.setUint8(AT.eager + AT.eagerBytes - 1, 7);
+    for (const [length, offset] of [[1, 0], [1024, AT.eagerBytes - 1024], [1, AT.eagerBytes - 1]]) {
+      peer.publish({ kind: EAGER, len: 1, head: head(length!, offset!) });
+      const { header } = (await channel.recv())!;
+      assert.equal(header.length, length);
+      assert.equal(header.at(-1), offset === 0 ? 0 : 7);
+    }
+    await channel.close();
+    peer.close();
   }));
 
 test("a state that is none means nothing, until the peer hangs up", () =>

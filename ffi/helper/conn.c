@@ -156,9 +156,9 @@ static void starve(const struct conn *c, struct pool *p) {
   if (p->nfree || p->nkept) feed(p);  // since it was looked for
 }
 
-// Brings the copy and the header that a send at the head of the queue has elsewhere into frames. -ENOBUFS: there
-// are none yet, and the bell will ring.
-static int unstage(struct conn *c, s32 i) {
+// Brings the copy that a send at the head of the queue has elsewhere into frames, and its header if that has to
+// be `registered` memory. -ENOBUFS: there are none yet, and the bell will ring.
+static int unstage(struct conn *c, s32 i, u32 registered) {
   struct op *o = &G.op[i];
   struct pool *p = &G.pool[o->pool];
   if (o->flags & OP_STAGED) {
@@ -170,7 +170,7 @@ static int unstage(struct conn *c, s32 i) {
     o->flags &= (u16)~OP_STAGED;
     fill_frames(p, o, (const u8 *)o->src);  // a copy only this operation knows: it cannot fault
   }
-  if (o->head_src) {
+  if (o->head_src && registered) {
     if (head_park(p, o, (const u8 *)o->head_src, o->head_len)) {
       starve(c, p);
       return -E_NOBUFS;
@@ -179,8 +179,11 @@ static int unstage(struct conn *c, s32 i) {
   }
   return 0;
 }
-// A send's header. Where it has been copied to the wire its frame is not needed any more.
-static const u8 *head_bytes(struct pool *p, const struct op *o) { return frame_at(p, o->head_frame - 1); }
+// A send's header, or that of a message that has a frame for it.
+static const u8 *head_bytes(struct pool *p, const struct op *o) {
+  return o->head_frame ? frame_at(p, o->head_frame - 1) : (const u8 *)o->head_src;
+}
+// It has been copied to the wire: its frame is not needed any more.
 static void head_sent(struct pool *p, struct op *o) {
   lock(&p->lock);
   head_unref(p, o);

@@ -207,7 +207,7 @@ EXPORT s32 moat_op_header(s32 i, const u8 *src, u32 len) {
   return len > HEADER_MAX ? -E_INVAL : head_park(&G.pool[G.op[i].pool], &G.op[i], src, len);
 }
 
-// The same for later: the bytes stay where they are (JavaScript holds a copy) until a frame is free.
+// The same for later: the bytes stay where they are (JavaScript holds a copy) until they are sent.
 EXPORT s32 moat_op_header_staged(s32 i, f64 src, u32 len) {
   if (i < 0 || (u32)i >= G.op_high || G.op[i].state != OP_HELD || G.op[i].kind != OP_OUT || G.op[i].head_frame)
     return -E_INVAL;

@@ -121,7 +121,7 @@ static void rdma_flush(struct conn *c) {
     s32 i = c->sq.head;
     struct op *o = &G.op[i];
     struct pool *p = &G.pool[o->pool];
-    if (unstage(c, i)) break;
+    if (unstage(c, i, c->raw)) break;
     u32 most = c->raw ? c->max_sge - (o->head_len != 0) : MAX_CHAIN * RUNS_IN_SLOT - HEAD_RUNS(o->head_len);
     if (o->d.nruns > most) {
       int r = mend_send(i);

@@ -63,7 +63,7 @@ static int send_queued(struct conn *c) {
   int n = 0;
   while (c->sq.head >= 0 && c->tx_tail - c->tx_seen < RING_SLOTS && c->inflight < RELEASE_SLOTS) {
     struct op *o = &G.op[c->sq.head];
-    if (unstage(c, c->sq.head)) break;
+    if (unstage(c, c->sq.head, 0)) break;
     struct desc d = o->d;
     if (o->head_len && send_head(c, o, &d)) break;
     s32 i = pop(&c->sq);

@@ -8,8 +8,8 @@ import { RDMA_QUERY } from "../../ffi/helper.ts";
 import { OP, RDMA } from "../../ffi/layout.ts";
 import { type PoolCore, type Region, resolveData } from "../memory/core.ts";
 import type { PoolBuffer } from "../memory/buffer.ts";
-import { NativeTransport } from "../native_transport.ts";
-import type { Arrival, Ended } from "../transport.ts";
+import { NativeTransport, type Opened } from "../native_transport.ts";
+import type { Ended } from "../transport.ts";
 import type { Endpoint } from "./endpoint.ts";
 import { type Hello, threadHere } from "./hello.ts";
 
@@ -130,7 +130,7 @@ export class RdmaTransport extends NativeTransport {
     return landing;
   }
 
-  protected open(op: number, at: number): Arrival {
+  protected open(op: number, at: number): Opened {
     const copy = this.copyOf(op, at);
     if (copy) return copy;
     const { core, report } = this;

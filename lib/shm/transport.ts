@@ -13,8 +13,7 @@ import { DESC, OP, RING } from "../../ffi/layout.ts";
 import { runtime } from "../../ffi/runtime.ts";
 import type { PoolCore } from "../memory/core.ts";
 import { Ranges } from "../memory/ranges.ts";
-import { NativeTransport, nothing } from "../native_transport.ts";
-import type { Arrival } from "../transport.ts";
+import { NativeTransport, nothing, type Opened } from "../native_transport.ts";
 import type { Greeting } from "./hello.ts";
 import { peerCredentials } from "./socket.ts";
 
@@ -132,7 +131,7 @@ export class ShmTransport extends NativeTransport {
     for (const fd of [this.fd, this.#greeting.poolFd, this.#greeting.ringFd]) libc().close(fd);
   }
 
-  protected open(op: number, at: number): Arrival {
+  protected open(op: number, at: number): Opened {
     const copy = this.copyOf(op, at);
     if (copy) return copy;
     const { report } = this, { helper, counters } = this.core;

@@ -127,6 +127,8 @@ export interface Fields {
   nruns?: number;
   runs?: readonly (readonly [frame: number, count: number])[];
   table?: number;
+  /** Where the header is, and how long. */
+  head?: { length: number; offset: number };
 }
 
 /** One connection, seen from its bad side. */
@@ -204,6 +206,8 @@ export class Hostile {
       put(DESC.runs + i * 8 + 4, count);
     }
     put(DESC.runs + 32, fields.table ?? 0);
+    const { length, offset } = fields.head ?? { length: 0, offset: 0 };
+    put(DESC.runs + 36, length * 2 ** 20 + offset);
   }
 
   /** Sends a message: whatever its descriptor says. */

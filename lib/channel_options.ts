@@ -1,0 +1,57 @@
+/**
+ * What the operations of a channel take and give.
+ *
+ * @module
+ */
+import type { PoolBuffer } from "./memory/buffer.ts";
+import type { Guard, ReceiveGuard } from "./memory/guard.ts";
+import type { Snapshot } from "./memory/snapshot.ts";
+
+/** What can be sent, and received into: pool memory without copying, other memory by copying. */
+export type Data = PoolBuffer | Snapshot | ArrayBufferView | ArrayBuffer;
+
+/** Settings of {@linkcode Channel.send}. */
+export interface SendOptions {
+  /** What a write to the data does while it is in flight. `"auto"` by default. */
+  guard?: Guard;
+  /**
+   * At most 1,024 bytes that travel with the message, and are its {@linkcode Message.header} at the other side.
+   * They are copied; the data stays where it is, aligned to its pages. Over `protocol: "raw"` they are the first
+   * bytes of the message.
+   */
+  header?: ArrayBufferView;
+  /** Stops the waiting, not the send: the guard stays until the device is done. */
+  signal?: AbortSignal;
+}
+
+/** What became of a send. */
+export interface SendResult {
+  /** Bytes sent. */
+  bytes: number;
+  /** The guard it had. */
+  guard: Exclude<Guard, "auto">;
+  /** True if the transport read the program's own pages. */
+  zeroCopy: boolean;
+}
+
+/** Settings of {@linkcode Channel.recv}. */
+export interface ReceiveOptions {
+  /** What an access to the buffer does before the message is there. `"wait"` by default. */
+  guard?: ReceiveGuard;
+  /** Takes the receive back, unless its message is there already. */
+  signal?: AbortSignal;
+}
+
+/** What became of a receive into a buffer. */
+export interface ReceiveResult {
+  /** Bytes received, from the start of the buffer on. */
+  bytes: number;
+  /** The header that the message was sent with; empty if none. */
+  header: Uint8Array<ArrayBuffer>;
+}
+
+/** Settings of {@linkcode Channel.close}. */
+export interface CloseOptions {
+  /** Gives up waiting for the peer: the channel is aborted. */
+  signal?: AbortSignal;
+}
