@@ -32,6 +32,10 @@ function hasSanitizers(): boolean {
 
 const CASES: Record<string, string> = {
   sizes: "messages of every size, sent and received in every way, arrive",
+  headers: "messages of every size with headers arrive, received in every way",
+  headers_no_frames: "headers are sent and received one after the other where no frame is free",
+  header_chain: "a header takes its room from the first slot of an announcement",
+  raw_header: "over plain SEND and RECV a header is the start of the message",
   overwritten: "a message that is overwritten in flight arrives as it was sent",
   chain: "a message of many runs is announced in several slots",
   longest_chain: "the longest announcement",

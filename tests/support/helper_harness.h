@@ -41,7 +41,7 @@ enum { Q_OPS, Q_STATS, Q_FAULTS, Q_NFAULTS, Q_FREE, Q_MAPS_USED, Q_MAPS_BUDGET, 
 enum { RESTORES = 3, PRIVATE = 4, WAITS = 5, TIMEOUTS = 7, DEGRADED = 9, FOREIGN_PRIVATE = 14 };
 
 struct run { uint32_t frame, count; };
-struct desc { uint32_t id, kind; uint64_t len; uint32_t off, nruns; struct run run[4]; uint32_t table, zero; };
+struct desc { uint32_t id, kind; uint64_t len; uint32_t off, nruns; struct run run[4]; uint32_t table, head; };
 struct op {
   uint32_t state;
   uint8_t kind, guard;
@@ -52,7 +52,7 @@ struct op {
   uint64_t len, got;
   struct desc d;
   uint64_t src;
-  uint32_t next_free, last_table, seq;
+  uint32_t next_free, last_table, seq, reads, head_len, head_frame;
 };
 
 #define FUNCTIONS(F) \
@@ -68,6 +68,8 @@ struct op {
   F(int, moat_in, int, uint32_t, uint32_t, uint32_t, double, int) \
   F(int, moat_op_done, int, int) \
   F(int, moat_op_free, int) \
+  F(int, moat_op_header, int, const void *, uint32_t) \
+  F(int, moat_op_header_staged, int, double, uint32_t) \
   F(double, moat_op_address, int) \
   F(double, moat_query, int, int) \
   F(int, moat_restore, int, uint32_t, uint32_t) \
@@ -103,6 +105,7 @@ struct op {
   F(double, moat_msg_in_place, int, int) \
   F(double, moat_msg_alias, int, int, uint32_t) \
   F(int, moat_msg_copy, int, int, void *) \
+  F(int, moat_msg_header, int, int, void *) \
   F(int, moat_msg_unpark, int, void *) \
   F(int, moat_msg_release, int, uint32_t, int, uint32_t, uint32_t)
 #define POINTER(result, name, ...) static result (*name)(__VA_ARGS__);

@@ -20,7 +20,7 @@ enum { M_EAGER = 1, M_PAGES, M_CONTROL };
 enum { OPEN, ENDED, LOST, BROKEN, ABORTED, PEER_ABORTED };
 enum { R_BYE_DONE, R_DEAD, R_STUCK, R_EVENTS, R_ERROR, R_HAS_ERROR };
 enum { MENDED = 11 };
-struct header { uint8_t kind, flag; uint16_t count; uint32_t consumed; uint64_t len; uint32_t id, off; };
+struct header { uint8_t kind, flag; uint16_t count; uint32_t consumed; uint64_t len; uint32_t id; uint16_t off, head; };
 
 enum { WR_SEND = 2, WR_READ = 4, SIGNALED = 2, INLINED = 8 };
 enum { OK, LENGTH_ERROR = 1, FLUSHED = 5, ACCESS_ERROR = 10, RETRIED = 12 };
@@ -369,7 +369,7 @@ static uint64_t hash_of(const volatile uint8_t *at, long bytes) {
 }
 
 enum { NOTHING, SEND, RECEIVE, TAKE, PLACE };
-static struct track { int kind, order; struct end *end; uint32_t page, pages, off; uint8_t *staged; } track[1 << 14];
+static struct track { int kind, order; struct end *end; uint32_t page, pages, off; uint8_t *staged, *head; } track[1 << 14];
 
 static volatile uint8_t *window(struct end *e, uint32_t page, uint32_t off) { return e->pool->window + page * page_size + off; }
 static int find_pages(struct end *e, uint32_t n) {
@@ -387,9 +387,34 @@ static uint32_t pages_for(uint32_t off, long len) {
 }
 static void start_op(struct end *e, int op, int kind, uint32_t page, uint32_t pages, uint32_t off) {
   CHECK(op >= 0 && op < (1 << 14) && track[op].kind == NOTHING);
-  track[op] = (struct track){ kind, kind == SEND ? -1 : e->started++, e, page, pages, off, NULL };
+  track[op] = (struct track){ kind, kind == SEND ? -1 : e->started++, e, page, pages, off, NULL, NULL };
   if (kind != SEND) e->result[track[op].order] = (struct result){ -EINPROGRESS, 0, 0, 0 };
   e->live++;
+}
+// Headers: of as many bytes each, or (-1) of some messages, or none. What a message is known by includes its own.
+static int heads;
+enum { HEAD_MAX = 1024 };
+static uint64_t give_head(int op) {
+  uint8_t bytes[HEAD_MAX];
+  uint32_t len = heads >= 0 ? (uint32_t)heads : below(3) ? 0 : 1 + below(HEAD_MAX);
+  if (!len) return 0;
+  write_bytes(bytes, len);
+  int r = moat_op_header(op, bytes, len);
+  if (r) {
+    EQUAL(r, -ENOBUFS);
+    track[op].head = malloc(len);
+    memcpy(track[op].head, bytes, len);
+    EQUAL(moat_op_header_staged(op, (double)(uintptr_t)track[op].head, len), 0);
+  }
+  return hash_of(bytes, len);
+}
+static uint64_t head_of(const struct end *e, int op, const struct op *o) {
+  uint8_t *exact = malloc(o->head_len + 1);
+  CHECK(o->head_len <= HEAD_MAX);
+  EQUAL(moat_msg_header(e->conn, op, exact), 0);
+  uint64_t hash = o->head_len ? hash_of(exact, o->head_len) : 0;
+  free(exact);
+  return hash;
 }
 // Sends pages of the window that hold anything. The operation, or -1 without a page.
 static int send_pages(struct end *e, uint32_t off, long len, int guard) {
@@ -405,7 +430,7 @@ static int send_pages(struct end *e, uint32_t off, long len, int guard) {
   }
   start_op(e, op, SEND, (uint32_t)page, n, off);
   e->message[e->sent].len = len;
-  e->message[e->sent++].hash = hash_of(window(e, (uint32_t)page, off), len);
+  e->message[e->sent++].hash = hash_of(window(e, (uint32_t)page, off), len) ^ give_head(op);
   EQUAL(moat_conn_send(e->conn, op), 0);
   return op;
 }
@@ -419,7 +444,7 @@ static int send_copy(struct end *e, long len, int staged) {
   start_op(e, op, SEND, 0, 0, 0);
   track[op].staged = staged ? bytes : NULL;
   e->message[e->sent].len = len;
-  e->message[e->sent++].hash = hash_of(bytes, len);
+  e->message[e->sent++].hash = hash_of(bytes, len) ^ give_head(op);
   EQUAL(moat_conn_send(e->conn, op), 0);
   return op;
 }
@@ -469,16 +494,17 @@ static int take(struct end *e) {
   int r = moat_conn_take(e->conn, 0);
   if (r != 1) return r;
   struct op *o = taken(e);
+  uint64_t head = head_of(e, -1, o);
   if (o->d.kind == LANDED) {
     long got = (long)o->got;
-    e->result[e->started++] = (struct result){ 0, 1, got, leave_place(e, (int)o->seq, got) };
+    e->result[e->started++] = (struct result){ 0, 1, got, head ^ leave_place(e, (int)o->seq, got) };
     return 1;
   }
   CHECK(o->got <= EAGER);
   uint8_t *exact = malloc(o->got + 1);
   EQUAL(moat_msg_copy(e->conn, -1, exact), 0);
   EQUAL(moat_msg_copy(e->conn, -1, exact), -EINVAL);
-  e->result[e->started++] = (struct result){ 0, 1, (long)o->got, hash_of(exact, (long)o->got) };
+  e->result[e->started++] = (struct result){ 0, 1, (long)o->got, head ^ hash_of(exact, (long)o->got) };
   free(exact);
   return 1;
 }
@@ -490,7 +516,7 @@ static void land(struct end *e) {
     int page = no_room || len > (long)(e->pool->pages * page_size) ? -1 : find_pages(e, pages), op = -1;
     if (page >= 0) op = moat_in(e->pool->index, (uint32_t)page, pages, 0, (double)len, NO_GUARD);
     if (op < 0 && page >= 0) memset(e->used + page, 0, pages);
-    if (op >= 0) track[op] = (struct track){ PLACE, -1, e, (uint32_t)page, pages, 0, NULL };
+    if (op >= 0) track[op] = (struct track){ PLACE, -1, e, (uint32_t)page, pages, 0, NULL, NULL };
     int r = moat_conn_land(e->conn, op);
     if (op < 0 || r == 0) continue;
     EQUAL(r, -EAGAIN);
@@ -539,6 +565,7 @@ static int collect(struct end *e) {
     hash = hash_of(exact, got);
     free(exact);
   }
+  if ((t.kind == RECEIVE || t.kind == TAKE) && o->status == 0) hash ^= head_of(e, op, o);
   if (t.kind != SEND) e->result[t.order] = (struct result){ o->status, o->status == 0, got, hash };
   track[op].kind = NOTHING;  // its number may be another's as soon as it is free
   EQUAL(moat_op_free(op), 0);
@@ -547,6 +574,7 @@ static int collect(struct end *e) {
   if (t.kind == RECEIVE) EQUAL(moat_restore(e->pool->index, t.page, t.pages), 0);
   memset(e->used + t.page, 0, t.pages);
   free(t.staged);
+  free(t.head);
   e->live--;
   return op;
 }
@@ -678,6 +706,55 @@ static void case_sizes(void) {
   EQUAL(compare(a, b) + compare(b, a), a->sent + b->sent);
 }
 
+// Messages of every size with headers, received in every way; where there are no frames too.
+static void headers(struct options o) {
+  static const int HEADS[] = { 1, 24, 1023, HEAD_MAX };
+  static const long LENGTHS[] = { 0, 1, EAGER - HEAD_MAX, EAGER - HEAD_MAX + 1, EAGER - 24, EAGER - 23, EAGER, EAGER + 1, 65537 };
+  meet(o);
+  for (size_t h = 0; h < sizeof HEADS / sizeof *HEADS; h++)
+    for (size_t i = 0; i < sizeof LENGTHS / sizeof *LENGTHS; i++)
+      for (int way = 0; way < 5; way++) {
+        long len = LENGTHS[i];
+        heads = HEADS[h];
+        struct end *from = i & 1 ? a : b, *to = from->qp.peer->end;
+        if (way == 0) CHECK(receive_pages(to, 3, len + 1) >= 0);
+        if (way == 1) receive_any(to);
+        if (way == 4 && o.reserve > 1)
+          CHECK(send_copy(from, len, 1) >= 0);
+        else
+          CHECK(send_pages(from, way == 3 ? 4095 : 0, len, COW) >= 0);
+        if (way == 2) CHECK(receive_pages(to, 3, len + 1) >= 0);
+        if (way > 2 && len + HEADS[h] <= EAGER) EQUAL(take(to), 1);
+        else if (way > 2) receive_any(to);
+        settle(from);
+        settle(to);
+      }
+  // Many on the way and received, one waiting for a place, some read ahead.
+  for (int i = 0; i < 300; i++) {
+    heads = 1 + i % HEAD_MAX;
+    if (send_pages(a, 0, i % 3 ? 100 : 5000, COW) < 0) break;
+  }
+  for (int i = 0; b->started < a->sent; i++) {
+    if (i % 2 || !take(b)) receive_any(b);
+    if (i % 5 == 0) collect_all();
+  }
+  settle(a);
+  settle(b);
+  heads = 0;
+  part(0);
+  EQUAL(compare(a, b) + compare(b, a), a->sent + b->sent);
+}
+static void case_headers(void) {
+  headers((struct options){ 0 });
+}
+static void case_headers_no_frames(void) {
+  make_pools((struct options){ .reserve = 1 });
+  int op = moat_out_copy(a->pool->index, "", 1), other = moat_out_copy(b->pool->index, "", 1);
+  reserve = 0, ops_live += 2;
+  headers((struct options){ .reserve = 1 });
+  done(op);
+  done(other);
+}
 // A page that is written to in flight is the program's own from then on; the device sends the old one.
 static void case_overwritten(void) {
   meet((struct options){ 0 });
@@ -723,6 +800,55 @@ static void case_chain(void) {
   part(0);
   EQUAL(compare(a, b), sizeof COUNTS / sizeof *COUNTS);
 }
+// The longest announcement that has one, and one that has to be copied together because of it.
+static void case_header_chain(void) {
+  make_pools((struct options){ .pages = 1600, .reserve = 1600 });
+  meet((struct options){ 0 });
+  scatter(a, 1600);
+  static const uint32_t COUNTS[] = { 1, 4, RUNS - 128, RUNS - 127, RUNS, 2 * RUNS - 128, 2 * RUNS - 127, 1600 };
+  for (size_t i = 0; i < sizeof COUNTS / sizeof *COUNTS; i++) {
+    heads = i & 1 ? HEAD_MAX : HEAD_MAX - 7;
+    send_scattered(COUNTS[i]);
+  }
+  heads = 0;
+  EQUAL(stat(a->pool, MENDED), 0);
+  part(0);
+  EQUAL(compare(a, b), sizeof COUNTS / sizeof *COUNTS);
+}
+// A peer that is not ours gets header and data as one message.
+static void case_raw_header(void) {
+  meet((struct options){ .raw = 1, .max_sge = 4 });
+  for (int way = 0; way < 4; way++) {
+    uint8_t head[24];
+    write_bytes(head, sizeof head);
+    int in = receive_pages(b, 0, 20000), frame = way == 1 ? 0 : 1;
+    long len = way == 2 ? 0 : 5000;
+    if (way == 3) scatter(a, 5);
+    int page = find_pages(a, 5);
+    EQUAL(page, 0);
+    write_bytes(window(a, 0, 0), 5 * 4096);
+    int op = way == 2 ? moat_out_copy(a->pool->index, head, 0)
+                      : moat_out(a->pool->index, 0, way == 3 ? 5 : 2, 7, way == 3 ? 20000 - 24 : (double)len, COW);
+    if (way == 3) len = 20000 - 24;
+    start_op(a, op, SEND, 0, 5, 0);
+    EQUAL(frame ? moat_op_header(op, head, sizeof head)
+                : moat_op_header_staged(op, (double)(uintptr_t)head, sizeof head), 0);
+    EQUAL(moat_conn_send(a->conn, op), 0);
+    EQUAL(moat_conn_next(b->conn), in);
+    EQUAL(ended(b)->got, (uint64_t)len + sizeof head);
+    EQUAL(ended(b)->head_len, 0);
+    CHECK(!memcmp((void *)window(b, track[in].page, 0), head, sizeof head));
+    CHECK(!memcmp((void *)window(b, track[in].page, sizeof head), (void *)window(a, 0, 7), (size_t)len));
+    EQUAL(moat_op_free(in), 0);
+    memset(b->used + track[in].page, 0, track[in].pages);
+    track[in].kind = NOTHING;
+    b->live = b->started = 0;
+    settle(a);
+  }
+  CHECK(stat(a->pool, MENDED) > 0);
+  part(0);
+}
+
 // The longest announcement, and what is too scattered for any.
 static void long_chains(uint32_t pages, int mended) {
   make_pools((struct options){ .pages = pages, .reserve = 2 * pages });
@@ -1471,9 +1597,11 @@ static void anything(int failures, int steps_count) {
   EQUAL(compare(b, a), b->sent);
 }
 static void case_random(void) {
+  heads = -1;
   for (int i = 0; i < 12; i++) anything(0, 1500);
 }
 static void case_random_failures(void) {
+  heads = -1;
   for (int i = 0; i < 60; i++) anything(1, 300);
 }
 
@@ -1533,6 +1661,14 @@ static void case_malformed(void) {
   BREAKS(HEADER, .kind = M_PAGES, .len = 1);
   BREAKS(HEADER + 8, .kind = M_PAGES, .len = 0, .count = 1);
   BREAKS(HEADER + 8, .kind = M_PAGES, .len = 5000, .count = 1);  // a run of nothing
+  BREAKS(HEADER + 1025, .kind = M_EAGER, .head = 1025);
+  BREAKS(HEADER + 8, .kind = M_EAGER, .head = 9);
+  BREAKS(HEADER + 8, .kind = M_EAGER, .head = 8, .len = 8);
+  BREAKS(HEADER + 8, .kind = M_EAGER, .head = 0xffff, .len = 9);
+  BREAKS(HEADER + 8, .kind = M_CONTROL, .head = 8);
+  BREAKS(HEADER + 8, .kind = M_PAGES, .head = 8, .len = 1, .count = 1);
+  BREAKS(HEADER + 16, .kind = M_PAGES, .head = 9, .len = 1, .count = 1);
+  BREAKS(HEADER + 1032 + 8, .kind = M_PAGES, .head = 1025, .len = 1, .count = 1);
   static const struct run RUNS_[] = { { 0, 1 }, { 0, 3 }, { ~0u, 2 }, { 2, ~0u }, { 1024, 2 }, { 1023, 2 }, { ~0u, 1 } };
   for (size_t i = 0; i < sizeof RUNS_ / sizeof *RUNS_; i++) {
     meet_hostile();
@@ -1542,7 +1678,7 @@ static void case_malformed(void) {
     forge(M_PAGES, HEADER + 8);
     breaks(__LINE__, BROKEN);
   }
-  for (int i = 0; i < 6; i++) {  // parts that are no whole
+  for (int i = 0; i < 7; i++) {  // parts that are no whole
     meet_hostile();
     struct header h = { .kind = M_PAGES, .flag = 1, .count = 1, .len = 3 * page_size, .id = 5 };
     CHECK(receive_pages(a, 0, 100000) >= 0);
@@ -1559,8 +1695,9 @@ static void case_malformed(void) {
     if (i == 3) h.off++;
     if (i == 4) h.len--;
     if (i == 5) h = (struct header){ .kind = M_EAGER, .len = 8 };
+    if (i == 6) h.head = 8, r[1] = r[0];
     *(struct header *)forged = h;
-    forge(h.kind, HEADER + 8);
+    forge(h.kind, HEADER + (i == 6 ? 16 : 8));
     breaks(__LINE__, BROKEN);
   }
   // More than it was given credit for.
@@ -1652,12 +1789,14 @@ static void fuzz(int messages) {
     for (uint32_t k = 0; k < SLOT; k += 8) *(uint64_t *)(forged + k) = below(4) ? 0 : next_random();
     uint32_t kind = rest ? 1 : below(3), bytes = HEADER;
     said += !below(20);
-    *h = (struct header){ (uint8_t)(1 + kind), 0, 0, said, 0, below(3), below(4) ? 0 : below(4096) };
+    *h = (struct header){ (uint8_t)(1 + kind), 0, 0, said, 0, below(3), (uint16_t)(below(4) ? 0 : below(4096)), 0 };
+    if (kind < 2 && !rest && !below(3)) h->head = (uint16_t)below(HEAD_MAX + 1);
+    r = (struct run *)(forged + HEADER) + (h->head + 7) / 8;
     if (kind == 0) {
-      h->len = below(EAGER + 1);
-      bytes += (uint32_t)h->len;
+      h->len = below(EAGER + 1 - h->head);
+      bytes += (uint32_t)h->len + h->head;
     } else if (kind == 1) {
-      h->count = (uint16_t)(1 + below(below(4) ? 5 : RUNS));
+      h->count = (uint16_t)(1 + below(below(4) ? 5 : RUNS - 128));
       uint64_t pages = 0;
       for (int k = 0; k < h->count; k++) {
         r[k].frame = below(1000);
@@ -1678,7 +1817,7 @@ static void fuzz(int messages) {
         h->len = (pages + rest) * page_size - h->off - below(4096 - h->off);
         first = *h;
       }
-      bytes += h->count * 8u;
+      bytes += (h->head + 7) / 8 * 8u + h->count * 8u;
     } else {
       for (int k = 0; k < 200 && h->count < 3; k++)  // often true ones
         if (track[k].kind == SEND && op_at(k)->state == 3 && op_at(k)->d.len > EAGER && !below(2)) id[h->count++] = (uint32_t)k;
@@ -1707,7 +1846,7 @@ static void case_fuzz(void) {
 
 #define CASE(name) { #name, case_##name }
 static const struct { const char *name; void (*run)(void); } cases[] = {
-  CASE(sizes), CASE(overwritten), CASE(chain), CASE(longest_chain), CASE(mended), CASE(chain_after_eager),
+  CASE(sizes), CASE(headers), CASE(headers_no_frames), CASE(header_chain), CASE(raw_header), CASE(overwritten), CASE(chain), CASE(longest_chain), CASE(mended), CASE(chain_after_eager),
   CASE(credits), CASE(control_flood), CASE(never_receives), CASE(batched), CASE(signalling), CASE(cancelled),
   CASE(cancelled_want), CASE(too_large), CASE(order), CASE(landing), CASE(few_pieces), CASE(staged),
   CASE(abort_while_read), CASE(goodbye_then_flush), CASE(hang_up), CASE(silent_death), CASE(post_fails), CASE(request_fails),
