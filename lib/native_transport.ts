@@ -119,8 +119,9 @@ export abstract class NativeTransport implements Transport {
   }
 
   #arrival(op: number, at: number): Arrival {
-    const header = this.#header(op, at), { bytes, copied, detaches, release } = this.open(op, at);
-    return { bytes, header, copied, detaches, release };
+    const header = this.#header(op, at), opened = this.open(op, at);
+    const { bytes, copied, detaches, device, release } = opened; // each by its name: one shape of object
+    return { bytes, header, copied, detaches, device, release };
   }
 
   header(op: number): Uint8Array<ArrayBuffer> {

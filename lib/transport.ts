@@ -14,7 +14,7 @@ export interface Arrival {
   /** True if the bytes were copied and nothing has to be released. */
   readonly copied: boolean;
   /** Where a device can read them, if they are not the pool's: no write of the program reaches them there. */
-  readonly device?: number;
+  readonly device?: number | undefined;
   /** True if {@linkcode release} detaches the view itself. */
   readonly detaches?: boolean | undefined;
   /** Ends the reading: the pages may be used again. The view has been detached before. */

@@ -160,10 +160,9 @@ export class ShmTransport extends NativeTransport {
       };
       try {
         const bytes = new Uint8Array(runtime().viewOf(address, length));
-        const device = page < this.#greeting.frames
-          ? { device: this.#device + (address - this.#view) }
-          : {};
-        return { bytes, copied: false, release, ...device };
+        const inPlace = page < this.#greeting.frames;
+        const device = inPlace ? this.#device + (address - this.#view) : undefined;
+        return { bytes, copied: false, device, release };
       } catch (cause) { // Bun can show 4 GiB at most
         release(false);
         throw this.#tooLarge(length, cause);
