@@ -176,7 +176,7 @@ static int out(struct pool *p, uint32_t page, uint32_t n, int guard) {
 // ---- a system call that QEMU's user mode refuses
 
 // QEMU 7 does not pass on mremap(2) with an old size of 0, by which the helper puts frames behind the window.
-// There the one system call instruction is replaced by a breakpoint, and this stands in for it: for a memfd
+// There the system call instructions are replaced by breakpoints, and this stands in for it: for a memfd
 // that is not sealed a new mapping does the same.
 #if defined(__aarch64__)
 static void on_breakpoint(int sig, siginfo_t *info, void *context) {
@@ -197,22 +197,24 @@ static void on_breakpoint(int sig, siginfo_t *info, void *context) {
 static void replace_mremap(void) {
   Dl_info where;
   CHECK(dladdr((void *)(uintptr_t)moat_init, &where));
-  uint32_t *code = where.dli_fbase, *call = NULL;
+  uint32_t *code = where.dli_fbase, calls = 0;
   FILE *maps = fopen("/proc/self/maps", "r");
   unsigned long start, end, size = 0;
   for (char line[512]; fgets(line, sizeof line, maps);)
     if (sscanf(line, "%lx-%lx r-xp", &start, &end) == 2 && start == (uintptr_t)code) size = end - start;
   fclose(maps);
   CHECK(size > 0);
+  CHECK(mprotect(code, size, PROT_READ | PROT_WRITE | PROT_EXEC) == 0);
   for (uint32_t *at = code; at < code + size / 4; at++) {
     if (*at != 0xd2801b08 /* mov x8, #216 */) continue;
-    CHECK(call == NULL);
-    for (call = at; *call != 0xd4000001 /* svc #0 */; call++) CHECK(call < at + 16);
+    uint32_t *call = at;
+    while (*call != 0xd4000001 /* svc #0 */ && call < at + 16) call++;
+    if (*call != 0xd4000001) continue;
+    *call = 0xd4200000;  // brk #0
+    __builtin___clear_cache((char *)call, (char *)(call + 1));
+    calls++;
   }
-  CHECK(call != NULL);
-  CHECK(mprotect(code, size, PROT_READ | PROT_WRITE | PROT_EXEC) == 0);
-  *call = 0xd4200000;  // brk #0
-  __builtin___clear_cache((char *)call, (char *)(call + 1));
+  CHECK(calls > 0);
   CHECK(mprotect(code, size, PROT_READ | PROT_EXEC) == 0);
   struct sigaction action = { .sa_sigaction = on_breakpoint, .sa_flags = SA_SIGINFO | SA_ONSTACK };
   CHECK(sigaction(SIGTRAP, &action, NULL) == 0);
