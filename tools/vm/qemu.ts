@@ -48,6 +48,7 @@ export function qemuCommand(machine: Machine): string[] {
     // What is safe to do without, and takes time to emulate.
     "mitigations=off",
     "audit=0",
+    "tsc=reliable",
     `moat.dir=${encodeURIComponent(directory)}`,
     `moat.out=${encodeURIComponent(machine.out)}`,
   ];
