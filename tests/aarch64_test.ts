@@ -1,5 +1,6 @@
 import { test } from "node:test";
-import { Harness, machines, own } from "./support/harness.ts";
+import { share } from "./support/child.ts";
+import { Harness, type Machine, machines, own } from "./support/harness.ts";
 
 // What the helper does on a processor, without JavaScript: a C program loads the very object that the
 // library carries and checks it. On x86-64 the aarch64 helper runs under QEMU.
@@ -47,15 +48,29 @@ const FOREIGN: Record<string, string> = {
   reset_hand: "an action that is good for one fault is called once, and the guard holds",
 };
 
-for (const machine of machines) {
-  for (const [name, says] of Object.entries({ ...GUARDS, ...LONG_LISTS, ...FOREIGN })) {
-    test(`${machine.name}: ${says}`, () => harness.run(machine, name));
-  }
+interface Variant {
+  name: string;
+  machine: Machine;
+  cases: Record<string, string>;
+  args: string[];
 }
-for (const pageSize of largePages) {
-  for (const [name, says] of Object.entries(GUARDS)) {
-    test(`${own.name}, pages of ${pageSize >> 10} KiB: ${says}`, () => {
-      harness.run(own, name, String(pageSize));
-    });
+
+const variants: Variant[] = [
+  ...machines.map((machine) => ({
+    name: machine.name,
+    machine,
+    cases: { ...GUARDS, ...LONG_LISTS, ...FOREIGN },
+    args: [],
+  })),
+  ...largePages.map((pageSize) => ({
+    name: `${own.name}, pages of ${pageSize >> 10} KiB`,
+    machine: own,
+    cases: GUARDS,
+    args: [String(pageSize)],
+  })),
+];
+for (const { name, machine, cases, args } of share(variants)) {
+  for (const [key, says] of Object.entries(cases)) {
+    test(`${name}: ${says}`, () => harness.run(machine, key, ...args));
   }
 }

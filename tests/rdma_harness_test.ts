@@ -2,6 +2,7 @@ import { spawnSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { share } from "./support/child.ts";
 import { Harness, type Machine, machines, own } from "./support/harness.ts";
 
 // The transport over verbs, without JavaScript and without a device: a C program drives the helper's exports
@@ -77,7 +78,7 @@ const CASES: Record<string, string> = {
 const skip = !hasSanitizers();
 if (skip) console.log(`# SKIP ${sanitized.name}: gcc has no libasan or libubsan`);
 if (skip) test(sanitized.name, { skip });
-for (const machine of skip ? machines : [...machines, sanitized]) {
+for (const machine of share(skip ? machines : [...machines, sanitized])) {
   for (const [name, says] of Object.entries(CASES)) {
     test(`${machine.name}: ${says}`, () => harness.run(machine, name));
   }

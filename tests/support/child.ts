@@ -25,6 +25,16 @@ export function other(): "deno" | "bun" {
   return process.env[wanted === "deno" ? "MOAT_DENO" : "MOAT_BUN"] ? wanted : here;
 }
 
+/**
+ * Those of the variants of a test that are run under this runtime. Where the file is run under both, which
+ * the test runner says with MOAT_SHARED=1, each takes every other one. That is for what takes long and
+ * hardly depends on the runtime.
+ */
+export function share<T>(variants: T[]): T[] {
+  if (process.env["MOAT_SHARED"] !== "1") return variants;
+  return variants.filter((_, i) => (i % 2 === 0) === (here === "deno"));
+}
+
 /** How a program ended. */
 export interface Exit {
   code: number | null;
