@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { command, here, other } from "../support/child.ts";
+import { command, here, other, share } from "../support/child.ts";
 
 const KIB = 1 << 10, MIB = 1 << 20;
 const HOST = "10.9.0.1";
@@ -106,7 +106,7 @@ async function pair(
   }
 }
 
-/** Starting takes most of the time, so a test does it for both roles at once. */
+/** Starting takes most of the time, so a test does it for several programs at once. */
 async function both(...roles: Promise<void>[]): Promise<void> {
   for (const outcome of await Promise.allSettled(roles)) {
     if (outcome.status === "rejected") throw outcome.reason;
@@ -143,21 +143,24 @@ for (const [i, [size, iters]] of ITERS.entries()) {
   // One polls and the other sleeps: two that poll would have both processors for themselves.
   const [serverMode, clientMode] = i % 2 === 0 ? [["-e"], []] : [[], ["-e"]];
 
-  test(`rc_pingpong is a server and a client of ibv_rc_pingpong with ${size} bytes`, async () => {
-    const asServer = pair(
+  const asServer = (): Promise<Outcome> =>
+    pair(
       listensOnTcp,
       (port) => example("rc_pingpong", ...options, ...serverMode, "-p", port),
       (port) => [...c, "-p", port, HOST],
     );
-    const asClient = pair(
+  const asClient = (): Promise<Outcome> =>
+    pair(
       listensOnTcp,
       (port) => [...c, "-p", port],
       (port) =>
         example("rc_pingpong", ...options, ...clientMode, "-g", GID_INDEX, "-p", port, HOST),
     );
-    const check = async (outputs: typeof asServer): Promise<void> =>
-      assertPingPong(await outputs, size * iters * 2);
-    await both(check(asServer), check(asClient));
+  // Shared like that, either runtime has both roles, and both of them polling and sleeping.
+  const roles = share(i % 4 < 2 ? [asServer, asClient] : [asClient, asServer]);
+
+  test(`rc_pingpong talks to ibv_rc_pingpong with ${size} bytes`, async () => {
+    await both(...roles.map(async (role) => assertPingPong(await role(), size * iters * 2)));
   });
 }
 
@@ -202,23 +205,24 @@ function assertPings({ server, client }: Outcome, size: number): void {
   }
 }
 
-for (const size of [64, 4096, 65535]) {
+for (const [i, size] of [64, 4096, 65535].entries()) {
   const options = ["-S", String(size), "-C", String(PINGS), "-v", "-V"];
-
-  test(`rping is a server and a client of the C rping with ${size} bytes`, async () => {
-    const asServer = pair(
+  const asServer = (): Promise<Outcome> =>
+    pair(
       listensOnRdma,
       (port) => example("rping", "-s", ...options, "-a", HOST, "-p", port),
       (port) => ["rping", "-c", ...options, "-a", HOST, "-p", port],
     );
-    const asClient = pair(
+  const asClient = (): Promise<Outcome> =>
+    pair(
       listensOnRdma,
       (port) => ["rping", "-s", ...options, "-p", port],
       (port) => example("rping", "-c", ...options, "-a", HOST, "-p", port),
     );
-    const check = async (outputs: typeof asServer): Promise<void> =>
-      assertPings(await outputs, size);
-    await both(check(asServer), check(asClient));
+  const roles = share(i % 2 === 0 ? [asServer, asClient] : [asClient, asServer]);
+
+  test(`rping talks to the C rping with ${size} bytes`, async () => {
+    await both(...roles.map(async (role) => assertPings(await role(), size)));
   });
 }
 
