@@ -1,13 +1,37 @@
 import assert from "node:assert/strict";
 import process from "node:process";
-import { after, test } from "node:test";
+import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { cleanUp, createLink, startVm, type Vm } from "../tools/vm/vm.ts";
 import { command, here, other } from "./support/child.ts";
 
 const supported = process.arch === "x64", MIB = 1 << 20;
 const PROGRAM = fileURLToPath(new URL("programs/transfer.ts", import.meta.url));
-const ADDRESS = "rdma://10.9.0.1:7471";
+const address = (port: number): string => `rdma://10.9.0.1:${port}`;
+
+/** Two hosts, this runtime on one and the other on the other, that do one test after the other: booting takes long. */
+let hosts: [Vm, Vm];
+before(async () => {
+  if (!supported) return;
+  const first = [
+    `${program(here, "receive", address(7471))} || exit`,
+    `${program(here, "survive", address(7472))} & one=$!`,
+    `${program(here, "wait", address(7473))} & two=$!`,
+    "wait $one && wait $two",
+  ];
+  // The first may not listen yet.
+  const patiently = (words: string): string => `until ${words}; do sleep 0.3; done`;
+  const second = [
+    patiently(program(other(), "send", address(7471), String(64 * MIB))),
+    ...[7472, 7473].map((port) => `(${patiently(program(other(), "silent", address(port)))}) &`),
+    "wait",
+  ];
+  const common = { link: createLink(), loss: 0.1, timeout: 300 };
+  hosts = await Promise.all([
+    startVm({ command: ["sh", "-c", first.join("\n")], host: 1, ...common }),
+    startVm({ command: ["sh", "-c", second.join("\n")], host: 2, ...common }),
+  ]);
+});
 after(cleanUp);
 
 function hostsTest(name: string, run: () => Promise<void>): void {
@@ -15,28 +39,11 @@ function hostsTest(name: string, run: () => Promise<void>): void {
   test(name, { skip: !supported, timeout: 240_000 }, run);
 }
 
-/** The commands that run this library's program in a VM: this runtime on one host, the other on the other. */
-function program(runtime: "deno" | "bun", ...args: string[]): string[] {
+/** The words that run this library's program in a VM. */
+function program(runtime: "deno" | "bun", ...args: string[]): string {
   const [first, ...words] = command(runtime);
   const flags = runtime === "deno" ? [...words, "--no-check", "--no-lock"] : words;
-  return [first!, ...flags, PROGRAM, ...args];
-}
-
-async function two(first: string[], second: string[], loss = 0): Promise<[Vm, Vm]> {
-  const link = createLink(), common = { link, loss, timeout: 220 };
-  return await Promise.all([
-    startVm({ command: program(here, ...first), host: 1, ...common }),
-    startVm({
-      // The first may not listen yet.
-      command: ["sh", "-c", 'until "$@"; do sleep 0.3; done', "sh", ...program(other(), ...second)],
-      host: 2,
-      ...common,
-    }),
-  ]);
-}
-
-function last<T>(text: string): T {
-  return JSON.parse(text.trim().split("\n").at(-1)!) as T;
+  return [first!, ...flags, PROGRAM, ...args].join(" ");
 }
 
 interface Sum {
@@ -47,16 +54,10 @@ interface Sum {
 hostsTest(
   "64 MiB, overwritten in flight, arrive intact over a link that loses packets",
   async () => {
-    const [receiver, sender] = await two(
-      ["receive", ADDRESS],
-      ["send", ADDRESS, String(64 * MIB)],
-      0.1,
-    );
-    const [received, sent] = await Promise.all([receiver.wait(), sender.wait()]);
-    assert.equal(received.status, 0, received.stderr + (received.fault ?? ""));
-    assert.equal(sent.status, 0, sent.stderr + (sent.fault ?? ""));
-    assert.equal(last<Sum>(sent.stdout).bytes, 64 * MIB);
-    assert.deepEqual(last<Sum>(received.stdout), last<Sum>(sent.stdout));
+    const lines = await Promise.all(hosts.map((vm) => vm.line(/"sha256"/)));
+    const [received, sent] = lines.map((line) => JSON.parse(line) as Sum);
+    assert.equal(sent!.bytes, 64 * MIB);
+    assert.deepEqual(received, sent);
   },
 );
 
@@ -70,20 +71,8 @@ interface Survived {
 hostsTest(
   "a host dies: on the other everything rejects, also what a handler waits for, and every page comes back",
   async () => {
-    const link = createLink(), common = { link, timeout: 200 };
-    const roles = [["survive", "7471"], ["wait", "7472"]] as const;
-    const both = (runtime: "deno" | "bun", role: (own: string) => string): string[] => {
-      const run = roles.map(([own, port]) => {
-        const words = program(runtime, role(own), `rdma://10.9.0.1:${port}`);
-        return `(until ${words.join(" ")}; do sleep 0.3; done) &`;
-      });
-      return ["sh", "-c", `${run.join(" ")} wait`];
-    };
-    const [survivor, victim] = await Promise.all([
-      startVm({ command: both(here, (own) => own), host: 1, ...common }),
-      startVm({ command: both(other(), () => "silent"), host: 2, ...common }),
-    ]);
-    for (const vm of [survivor, victim]) await twice(vm, /in flight|^"connected"/);
+    const [survivor, victim] = hosts;
+    for (const vm of hosts) await twice(vm, /in flight|^"connected"/);
     victim.kill();
     const { status, stdout, stderr, fault } = await survivor.wait();
     assert.equal(status, 0, stderr + (fault ?? ""));
