@@ -4,8 +4,9 @@
  * It gets what is missing (Bun, Debian packages), runs the static checks, verifies that the
  * helper's modules are what its sources build to, and runs every `tests/**` file named
  * `*_test.ts` under Deno and under Bun, one process per file and runtime; those in `tests/vm` run
- * in a VM that has a soft-RoCE device. Each static check counts as one test. The last line is
- * `N passed, N failed`, and the exit status is 1 if anything failed.
+ * in a VM that has a soft-RoCE device. Checks and files that do not depend on time run two at a time.
+ * Each static check counts as one test. The last line is `N passed, N failed`, and the exit status
+ * is 1 if anything failed.
  *
  *     --only TEXT        only the checks and test files with TEXT in their names
  *     --runtime NAME     only under this runtime, deno or bun
@@ -52,6 +53,23 @@ const CHECKS: Record<string, string[]> = {
   ...STATIC_CHECKS,
   helper: ["run", "-A", "tools/build_helper.ts", "--check"],
 };
+
+/**
+ * The files whose tests are about time, lose a race on purpose, or keep all processors busy with
+ * VMs: nothing runs beside them.
+ */
+const ALONE = [
+  "buffer",
+  "channel",
+  "event_loop",
+  "hostile_peer",
+  "peer_death",
+  "receive",
+  "shm_truth",
+  "vm_hosts",
+  "vm_tool",
+  "vmsplice",
+].map((name) => `tests/${name}_test.ts`);
 
 /** What is passed on to the tests, so that their results do not depend on who runs them. */
 const PASSED_ON =
@@ -102,6 +120,15 @@ function finish(): never {
   list("Failed", failures);
   console.log(`\n${totals.passed} passed, ${totals.failed} failed`);
   Deno.exit(totals.failed === 0 ? 0 : 1);
+}
+
+/** Runs jobs, so many at a time. */
+async function runAll(jobs: (() => Promise<void>)[], atOnce: number): Promise<void> {
+  const left = jobs.values();
+  const work = async (): Promise<void> => {
+    for (const job of left) await job();
+  };
+  await Promise.all(Array.from({ length: atOnce }, work));
 }
 
 async function runCheck(name: string, env: Record<string, string>): Promise<void> {
@@ -198,20 +225,28 @@ async function main(): Promise<void> {
     env["MOAT_BUN"] = JSON.stringify([findBun()]);
   }
 
-  for (const name of checks) await runCheck(name, env);
+  // With both, they share what hardly depends on them (see tests/support/child.ts).
+  env["MOAT_SHARED"] = String(runtimes.length - 1);
+
   const limit = (options.soak ? 60 : 8) * MINUTE;
   const commands: Record<Runtime, string[]> = {
-    deno: [Deno.execPath(), "test", "-A", "--no-lock", "--v8-flags=--expose-gc"],
+    // Checking the types is a check of its own.
+    deno: [Deno.execPath(), "test", "-A", "--no-lock", "--no-check", "--v8-flags=--expose-gc"],
     bun: [...JSON.parse(env["MOAT_BUN"] ?? "[]"), "test", "--timeout", String(limit)],
   };
-  for (const file of files) {
-    for (const runtime of runtimes) {
-      const finished = await runGroup([...commands[runtime], `./${file}`], env, limit);
-      reportFile(runtime, file, finished);
-    }
-  }
-  // Checking the types is slow there, and is a check of its own.
-  commands.deno.push("--no-check");
+  const jobsFor = (chosen: (file: string) => boolean): (() => Promise<void>)[] =>
+    files.filter(chosen).flatMap((file) =>
+      runtimes.map((runtime) => async () => {
+        const finished = await runGroup([...commands[runtime], `./${file}`], env, limit);
+        reportFile(runtime, file, finished);
+      })
+    );
+  const isAlone = (file: string): boolean => ALONE.includes(file);
+  await runAll([
+    ...checks.map((name) => () => runCheck(name, env)),
+    ...jobsFor((file) => !isAlone(file)),
+  ], 2);
+  await runAll(jobsFor(isAlone), 1);
   const jobs = vmFiles.flatMap((file) =>
     runtimes.map((runtime) => ({ runtime, file, command: [...commands[runtime], `./${file}`] }))
   );
