@@ -9,10 +9,10 @@ const supported = process.arch === "x64", MIB = 1 << 20;
 const PROGRAM = fileURLToPath(new URL("programs/transfer.ts", import.meta.url));
 const address = (port: number): string => `rdma://10.9.0.1:${port}`;
 
-/** Two hosts, this runtime on one and the other on the other, that do one test after the other: booting takes long. */
+/** This runtime runs on one, the other on the other. One boot serves all tests, in their order. */
 let hosts: [Vm, Vm];
-before(async () => {
-  if (!supported) return;
+
+async function boot(): Promise<void> {
   const first = [
     `${program(here, "receive", address(7471))} || exit`,
     `${program(here, "survive", address(7472))} & one=$!`,
@@ -31,7 +31,8 @@ before(async () => {
     startVm({ command: ["sh", "-c", first.join("\n")], host: 1, ...common }),
     startVm({ command: ["sh", "-c", second.join("\n")], host: 2, ...common }),
   ]);
-});
+}
+if (supported) before(boot, { timeout: 240_000 });
 after(cleanUp);
 
 function hostsTest(name: string, run: () => Promise<void>): void {
