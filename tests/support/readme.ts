@@ -33,7 +33,7 @@ export function run(words: string[]): string {
     cwd: ROOT,
     env,
     encoding: "utf8",
-    timeout: 60_000,
+    timeout: 120_000,
   });
   assert.equal(signal ?? status, 0, `${words.join(" ")}\n${stdout}${stderr}`);
   return stdout;
