@@ -21,6 +21,15 @@ const symbols = {
   moat_handler_ours: { parameters: [], result: "i32" },
   // f64 moat_handler_address(void);
   moat_handler_address: { parameters: [], result: "f64" },
+  // The same for SIGBUS.
+  moat_bus_before: { parameters: [], result: "i32" },
+  moat_bus_after: { parameters: [], result: "i32" },
+  moat_bus_ours: { parameters: [], result: "i32" },
+  moat_bus_address: { parameters: [], result: "f64" },
+  // s32 moat_map_begin(s32 pool, s32 read_only), moat_map_query(s32 pool, s32 what), moat_map_break(s32 pool);
+  moat_map_begin: { parameters: ["i32", "i32"], result: "i32" },
+  moat_map_query: { parameters: ["i32", "i32"], result: "i32" },
+  moat_map_break: { parameters: ["i32"], result: "i32" },
   // s32 moat_pool_add(f64 win, f64 dev, u32 pages, u32 frames, f64 timeout_ns);
   moat_pool_add: { parameters: ["f64", "f64", "u32", "u32", "f64"], result: "i32" },
   // s32 moat_pool_remove(s32 pool);
@@ -180,6 +189,16 @@ export const QUERY = {
   mapsBudget: 6,
   opsLive: 7,
   viewWrites: 8,
+} as const;
+
+/** What `moat_map_query` can be asked. */
+export const MAP_QUERY = {
+  /** 1 if the file has been cut off. */
+  broken: 0,
+  /** 1 if a read-only mapping was written to. */
+  scribbled: 1,
+  /** Pages whose contents are not in the file yet, because operations hold them. */
+  away: 2,
 } as const;
 
 /** What `moat_uring_query` can be asked. */

@@ -5,7 +5,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { errnoName } from "../ffi/errors.ts";
-import { QUERY, RDMA_QUERY, URING_QUERY } from "../ffi/helper.ts";
+import { MAP_QUERY, QUERY, RDMA_QUERY, URING_QUERY } from "../ffi/helper.ts";
 import {
   DESC,
   DESC_KIND,
@@ -196,6 +196,12 @@ const TABLES: [string, string, object, Questions][] = [
       error: "R_ERROR",
       hasError: "R_HAS_ERROR",
     },
+  ],
+  [
+    "numbers of queries about mapped files",
+    HELPER,
+    MAP_QUERY,
+    { broken: "MAP_BROKEN", scribbled: "MAP_SCRIBBLED", away: "MAP_AWAY" },
   ],
   [
     "numbers of queries about rings",

@@ -9,100 +9,7 @@ static int only_self_can(s32 conn);                        // is the other end d
 static u64 in_transit(s32 conn);                           // how long a message may be under way
 static void revoke_receive(s32 op, s32 pool, u32 page, s32 status);  // takes it back from its transport
 
-struct kaction { void (*handler)(int, void *, void *); u64 flags; void (*restorer)(void); u64 mask; };
-#define SA_SIGINFO 4ul
-#define SA_RESETHAND 0x80000000ul
-#define SA_NODEFER 0x40000000ul
-
-static struct kaction previous, first_previous, self;
-static int have_self, have_first;
-
-static void get_action(struct kaction *a) { sys4(NR_rt_sigaction, SIGSEGV, 0, a, 8); }
-static void set_action(const struct kaction *a) { sys4(NR_rt_sigaction, SIGSEGV, a, 0, 8); }
-
-// ---- what the machine says about a fault
-
-static inline u64 fault_address(void *info) { return *(u64 *)((u8 *)info + 16); }
-static inline s32 fault_code(void *info) { return *(s32 *)((u8 *)info + 8); }
-static inline u64 fault_pc(void *context) {
-#if defined(__x86_64__)
-  return *(u64 *)((u8 *)context + 40 + 16 * 8);  // gregs[REG_RIP]
-#else
-  return *(u64 *)((u8 *)context + 440);
-#endif
-}
-
-static int fault_is_write(void *context) {
-#if defined(__x86_64__)
-  return (int)(*(u64 *)((u8 *)context + 40 + 19 * 8) >> 1 & 1);  // gregs[REG_ERR], bit 1
-#else
-  // Records of {magic, size} follow the registers; ESR has the "write, not read" bit 6.
-  u8 *r = (u8 *)context + 464;
-  for (int i = 0; i < 8; i++) {
-    u32 magic = *(u32 *)r, size = *(u32 *)(r + 4);
-    if (magic == 0x45535201) return (int)(*(u64 *)(r + 8) >> 6 & 1);
-    if (!magic || !size) break;
-    r += size;
-  }
-  return 0;
-#endif
-}
-
-// ---- faults that are not ours
-
-// Threads that are inside the previous action right now: if that action was installed on top of ours and
-// chains back to us, the fault goes to the action that was there before either.
-static s32 chaining[16];
-
-// 1 if the process is to end.
-static int call_action(struct kaction a, int sig, void *info, void *context) {
-  static const struct kaction dfl;
-  u64 old_mask;
-  int sent = fault_code(info) <= 0;
-  if ((u64)a.handler <= 1) {
-    if ((u64)a.handler == 1 && sent) return 0;  // SIG_IGN: a sent signal is ignored, a real fault is not
-    set_action(&dfl);  // returning re-executes the instruction, which now ends the process at the right address
-    if (sent) sys3(NR_tgkill, sys0(NR_getpid), thread_id(), SIGSEGV);
-    return 1;
-  }
-  sys4(NR_rt_sigprocmask, 0 /* SIG_BLOCK */, &a.mask, &old_mask, 8);
-  if (a.flags & SA_NODEFER) {
-    u64 segv = 1ul << (SIGSEGV - 1);
-    sys4(NR_rt_sigprocmask, 1 /* SIG_UNBLOCK */, &segv, 0, 8);
-  }
-  if (a.flags & SA_RESETHAND) {  // it is theirs that is reset, not ours
-    if (previous.handler == a.handler) previous = dfl;
-    if (first_previous.handler == a.handler) first_previous = dfl;
-  }
-  if (a.flags & SA_SIGINFO)
-    a.handler(sig, info, context);
-  else
-    ((void (*)(int))(void *)a.handler)(sig);
-  sys4(NR_rt_sigprocmask, 2 /* SIG_SETMASK */, &old_mask, 0, 8);
-  return 0;
-}
-
-static void chain(int sig, void *info, void *context) {
-  s32 tid = thread_id(), none = 0;
-  int slot = -1, again = 0;
-  // A previous action that left by a jump has left our note behind; the next that returns takes it away.
-  for (int i = 0; i < 16; i++)
-    if (load_rlx(&chaining[i]) == tid) again = 1, slot = i;
-  for (int i = 0; i < 16 && slot < 0; i++, none = 0)
-    if (__atomic_compare_exchange_n(&chaining[i], &none, tid, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) slot = i;
-  int fatal = call_action(again ? first_previous : previous, sig, info, context);
-  if (slot >= 0) __atomic_compare_exchange_n(&chaining[slot], &tid, 0, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-  // A *sent* SIGSEGV comes back here. Rust's handler, on its way, resets the action to the default, which
-  // would leave every guarded page deadly: keep what it left as the previous action and stay in front.
-  if (!fatal && fault_code(info) <= 0 && have_self) {
-    struct kaction now;
-    get_action(&now);
-    if (now.handler != self.handler) {
-      previous = now;
-      set_action(&self);
-    }
-  }
-}
+static struct chained segv = { .sig = SIGSEGV };
 
 // ---- faults that are ours
 
@@ -384,6 +291,8 @@ static void report(struct pool *p, const struct record *rec, int write, u64 ns) 
   store_rel(&p->nfaults, p->nfaults + 1);
 }
 
+static int map_scribble(struct pool *p, u32 page);  // mapped.c
+
 // 1 if the access can be tried again, 0 if it is not ours after all.
 static int pool_fault(s32 pool, u64 address, int write) {
   struct pool *p = &G.pool[pool];
@@ -399,7 +308,11 @@ static int pool_fault(s32 pool, u64 address, int write) {
     rec.outcome = write_to_sent(p, pool, page, &rec);
   else if (p->state[page] == CLOSED)
     rec.outcome = access_to_pending(p, pool, page);
-  else {
+  else if (p->read_only && write) {
+    int r = map_scribble(p, page);
+    unlock(&p->lock);
+    return r;
+  } else {
     // Another thread has opened the page since. If the kernel disagrees, say it again; never loop for ever.
     p->stat[S_SPURIOUS]++;
     int r = (int)sys3(NR_mprotect, window_at(p, page), G.page_size, PROT_READ | PROT_WRITE);
@@ -422,6 +335,7 @@ static int snapshot_fault(u64 address);  // snapshot.c: the program writes to a 
 static int peer_fault(u64 address);  // shm_message.c: a receiver writes to a message it reads in place
 
 EXPORT void moat_on_segv(int sig, void *info, void *context) {
+  (void)sig;
   s32 code = fault_code(info);
   u64 a = fault_address(info);
   // Nothing mapped there, or not this access. A jump into a buffer is a bug like any other: no guard would
@@ -434,34 +348,10 @@ EXPORT void moat_on_segv(int sig, void *info, void *context) {
       }
     if (snapshot_fault(a) || peer_fault(a)) return;
   }
-  chain(sig, info, context);
+  chain(&segv, info, context);
 }
 
-// ---- installation: JavaScript calls before(), sigaction(2), after()
-
-EXPORT s32 moat_handler_before(void) {
-  struct kaction now;
-  get_action(&now);
-  if (now.handler == moat_on_segv) return 1;  // already ours
-  previous = now;
-  if (!have_first) {
-    first_previous = now;
-    have_first = 1;
-  }
-  return 0;
-}
-EXPORT s32 moat_handler_after(void) {
-  struct kaction now;
-  get_action(&now);
-  if (now.handler != moat_on_segv) return -E_INVAL;
-  self = now;
-  have_self = 1;
-  return 0;
-}
-// 1 while faults still come to us. Somebody else's action here means every guarded page would loop or kill.
-EXPORT s32 moat_handler_ours(void) {
-  struct kaction now;
-  get_action(&now);
-  return now.handler == moat_on_segv;
-}
+EXPORT s32 moat_handler_before(void) { return handler_before(&segv, moat_on_segv); }
+EXPORT s32 moat_handler_after(void) { return handler_after(&segv, moat_on_segv); }
+EXPORT s32 moat_handler_ours(void) { return handler_ours(&segv, moat_on_segv); }
 EXPORT f64 moat_handler_address(void) { return (f64)(u64)moat_on_segv; }

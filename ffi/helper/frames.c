@@ -129,6 +129,12 @@ static void frames_seek(struct pool *p, u32 want) {
 }
 static void frame_give(struct pool *p, u32 f) {
   p->owner[f] = NONE;
+  if (unlikely(f < p->file_pages)) {  // of a file: never free, but its page can go home now
+    if (p->due >= p->due_end) p->due = f, p->due_end = f;
+    if (f < p->due) p->due = f;
+    if (f >= p->due_end) p->due_end = f + 1;
+    return;
+  }
   if (p->home[f / HUGE]) {
     p->nkept++;
     return;

@@ -132,6 +132,12 @@ struct pool {
   u64 *stat;
   struct fault *faults;
   u64 nfaults;
+  // A mapped file (mapped.c): the first frames are the file's own pages, each at home behind the window page of its
+  // number, and are never free. The others are for private pages.
+  u32 file_pages, read_only;
+  u32 due, due_end;   // pages that may be away from home and can perhaps go back
+  u32 broken;         // the file has been cut off: what was read behind its end were zeros
+  u32 scribbled;      // it was written to though it is read-only
 };
 
 static struct {

@@ -1,7 +1,8 @@
 // The helper of Moat: what cannot be TypeScript. One translation unit, freestanding, no libc.
 //   frames.c  what is behind each page; ops.c  operations and their guards; pools.c  buffers and pools
-//   arena.c  views of frames for JavaScript to read; snapshot.c  versions of buffers; swap.c  page swapping
-//   fault.c   the SIGSEGV handler
+//   arena.c   views of frames for JavaScript to read; snapshot.c  versions of buffers; swap.c  page swapping
+//   mapped.c  pools whose first frames are the pages of a file
+//   chain.c   whoever else wants a signal; fault.c  the SIGSEGV handler; bus.c  the SIGBUS handler
 //   conn.c    connections: what the transports have in common (a handler that waits must move them on)
 //   uring.c   the rings of io_uring that some transports submit to
 //   file.c    files, as connections whose other end is the disk
@@ -17,7 +18,10 @@
 #include "snapshot.c"
 #include "swap.c"
 #include "pools.c"
+#include "mapped.c"
+#include "chain.c"
 #include "fault.c"
+#include "bus.c"
 #include "conn.c"
 #include "uring.c"
 #include "file.c"

@@ -2,6 +2,7 @@
 #include "memory.h"
 
 static void bell_ring(s32 bell);  // bell.c
+static void map_settle(struct pool *p, const struct op *o);  // mapped.c
 
 // Frames have come free: somebody may have gone to sleep without one, and nothing else would wake it.
 static void feed(struct pool *p) {
@@ -178,6 +179,10 @@ static void op_finish(s32 i, s32 status) {
     } else {
       in_unref(p, o);
     }
+    if (unlikely(p->file_pages)) {
+      map_settle(p, o);
+      if (p->broken && !status) status = -E_STALE;
+    }
     unlock(&p->lock);
     if (unlikely(p->starved)) feed(p);
   }
@@ -271,7 +276,8 @@ EXPORT s32 moat_out(s32 pool, u32 page, u32 n, u32 off, f64 len, s32 guard) {
     }
     k += c;
   }
-  if (guard == GUARD_WAIT || guard == GUARD_COW) {
+  // What is mapped read-only cannot be written to: a stray write gets a page of its own.
+  if ((guard == GUARD_WAIT || guard == GUARD_COW) && !p->read_only) {
     for (u32 k = page; k < page + n; k++) ro += p->state[k] == RO;
     if (ro != n) {
       u64 t0 = now_ns();

@@ -25,7 +25,7 @@ typedef double f64;
 enum {
   E_PERM = 1, E_INTR = 4, E_IO = 5, E_AGAIN = 11, E_NOMEM = 12, E_BUSY = 16, E_INVAL = 22, E_NFILE = 23,
   E_PIPE = 32, E_NOSYS = 38, E_PROTO = 71, E_MSGSIZE = 90, E_CONNRESET = 104, E_NOBUFS = 105, E_TIMEDOUT = 110,
-  E_CANCELED = 125, E_OWNERDEAD = 130
+  E_STALE = 116, E_CANCELED = 125, E_OWNERDEAD = 130
 };
 
 #define PROT_NONE 0
@@ -41,6 +41,7 @@ enum {
 #define MREMAP_DONTUNMAP 4
 #define MADV_POPULATE_WRITE 23
 #define MADV_COLLAPSE 25
+#define SIGBUS 7
 #define SIGSEGV 11
 
 #if defined(__x86_64__)
