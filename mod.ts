@@ -41,6 +41,7 @@ export {
   type WriteOptions,
   type WriteResult,
 } from "./lib/file.ts";
+export { type MapOptions, MappedFile } from "./lib/mapped_file.ts";
 export type { OpenOptions } from "./lib/open_file.ts";
 export type { Guard, ReceiveGuard } from "./lib/memory/guard.ts";
 export type { PoolStats } from "./lib/memory/stats.ts";

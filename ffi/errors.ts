@@ -37,6 +37,8 @@ export const ERROR_CODES = {
   ADDRESS_ERROR: "No RDMA device leads to this address",
   UNREACHABLE: "The other side did not answer the connection manager",
   REJECTED: "The other side rejected the connection",
+  FILE_TRUNCATED: "A mapped file was cut off by somebody else",
+  READ_ONLY: "The memory may only be read",
   RESOURCE_CLOSED: "The object has been closed, or what it was made of",
 } as const;
 
@@ -174,6 +176,7 @@ const ERRNO: Record<number, string> = {
   110: "ETIMEDOUT",
   111: "ECONNREFUSED",
   113: "EHOSTUNREACH",
+  116: "ESTALE",
   125: "ECANCELED",
 };
 

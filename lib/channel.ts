@@ -145,8 +145,8 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     options.signal?.throwIfAborted();
     this.#assertOpen("send");
     const core = this.#core;
-    const resolved = resolveData(core, data, "send"), { region, bytes } = resolved;
-    const header = headerBytes(options.header);
+    const resolved = resolveData(core, data, "send", this.#transport.reaches?.out);
+    const { region, bytes } = resolved, header = headerBytes(options.header);
     const length = bytes.byteLength;
     if (asked === "move") assertWhole("send", region);
     const small = length <= this.#transport.eagerMax;
@@ -154,6 +154,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     if (!header && (length === 0 || (small && (asked === "auto" || asked === "copy" || !region)))) {
       const r = this.#transport.eager(bytes);
       if (r === 0) {
+        resolved.mapping?.assertUsable("send"); // its bytes were read just now
         this.#count("copy", length, length);
         if (asked === "move" && region) core.retire(region.state);
         return length < 4
@@ -261,17 +262,19 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     }
     signal?.throwIfAborted();
     this.#assertOpen("recv");
-    const core = this.#core, { region, bytes } = resolveData(core, into, "recv");
+    const core = this.#core,
+      { region, bytes, mapping } = resolveData(core, into, "recv", this.#transport.reaches?.in);
     if (bytes.byteLength === 0) {
       throw new MoatError("INVALID_ARGUMENT", "recv into a buffer of 0 bytes", {
         hint: "call recv() without a buffer to receive a message of any size",
       });
     }
+    mapping?.assertWritable("recv");
     // Memory outside the pool gets its bytes from a buffer of the pool, once they are there.
     const through = region ? undefined : core.pool.alloc(bytes.byteLength);
     let target = region;
     if (through) target = resolveData(core, through, "recv").region;
-    const op = core.in(target!, through ? "none" : guard);
+    const op = target!.state.core.in(target!, through ? "none" : guard);
     return new Promise<ReceiveResult | null>((resolve, reject) => {
       this.#post(op, {
         kind: "recv",
@@ -287,7 +290,9 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
             core.counters.bytesReceived += got;
             core.counters.bytesCopiedIn += got;
             if (through) bytes.set(through.bytes.subarray(0, got));
-            resolve({ bytes: got, header });
+            mapping?.assertUsable("recv");
+            const copied = mapping && through ? { copied: true } : {};
+            resolve({ bytes: got, header, ...copied });
           }
           through?.free();
         },

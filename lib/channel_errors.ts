@@ -5,9 +5,17 @@
  */
 import { GuardTimeoutError, MoatError } from "../ffi/errors.ts";
 import type { PoolCore } from "./memory/core.ts";
+import { truncatedError } from "./memory/mapping.ts";
 import type { Transport } from "./transport.ts";
 
-const EBUSY = 16, EPIPE = 32, EPROTO = 71, EMSGSIZE = 90, ECONNRESET = 104, ENOBUFS = 105;
+const EFAULT = 14,
+  ESTALE = 116,
+  EBUSY = 16,
+  EPIPE = 32,
+  EPROTO = 71,
+  EMSGSIZE = 90,
+  ECONNRESET = 104,
+  ENOBUFS = 105;
 const ETIMEDOUT = 110, ECANCELED = 125, EOWNERDEAD = 130;
 
 /** How an operation ended. */
@@ -71,6 +79,9 @@ export function endError(core: PoolCore, transport: Transport, ending: Ending): 
         `${what}: the buffer was used by the thread that drives both ends, so the wait could not end`,
         { hint: "await the operation first, or put the other end into another Worker or process" },
       );
+    case EFAULT:
+    case ESTALE:
+      return truncatedError(what);
     case ECANCELED:
       return aborted
         ? new MoatError("ABORTED", `${what}: the channel was aborted`, { cause: aborted.reason })

@@ -5,10 +5,11 @@
  */
 import type { PoolBuffer } from "./memory/buffer.ts";
 import type { Guard, ReceiveGuard } from "./memory/guard.ts";
+import type { MappedFile } from "./mapped_file.ts";
 import type { Snapshot } from "./memory/snapshot.ts";
 
 /** What can be sent, and received into: pool memory without copying, other memory by copying. */
-export type Data = PoolBuffer | Snapshot | ArrayBufferView | ArrayBuffer;
+export type Data = PoolBuffer | Snapshot | MappedFile | ArrayBufferView | ArrayBuffer;
 
 /** Settings of {@linkcode Channel.send}. */
 export interface SendOptions {
@@ -48,6 +49,8 @@ export interface ReceiveResult {
   bytes: number;
   /** The header that the message was sent with; empty if none. */
   header: Uint8Array<ArrayBuffer>;
+  /** True if they were received into pool pages, and copied from there into a mapped file. */
+  copied?: boolean;
 }
 
 /** Settings of {@linkcode Channel.close}. */

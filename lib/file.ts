@@ -140,7 +140,7 @@ export class File implements AsyncDisposable {
   ): Promise<WriteResult> {
     assertGuard("write", asked);
     this.#assert("write", at, signal);
-    const core = this.#core, resolved = resolveData(core, data, "write");
+    const core = this.#core, resolved = resolveData(core, data, "write", true);
     const { region, bytes } = resolved, length = bytes.byteLength;
     if (asked === "move") assertWhole("write", region);
     if (length === 0) {
@@ -158,7 +158,7 @@ export class File implements AsyncDisposable {
       keep: keep ?? data,
       finish: (how): WriteResult => {
         done?.();
-        this.#check("write to", how, length);
+        this.#check("write to", how, length, zeroCopy ? region : undefined);
         counters.bytesWritten += how.bytes;
         return { bytes: how.bytes, guard, zeroCopy, direct: how.direct };
       },
@@ -192,12 +192,12 @@ export class File implements AsyncDisposable {
       });
     }
     this.#assert("read", at, signal);
-    const core = this.#core, { region, bytes } = resolveData(core, into, "read");
+    const core = this.#core, { region, bytes } = resolveData(core, into, "read", true);
     const length = bytes.byteLength;
     if (length === 0) return Promise.resolve({ bytes: 0, guard, zeroCopy: !!region, direct: 0 });
     const through = region ? undefined : core.pool.alloc(length);
     const target: Region = region ?? resolveData(core, through, "read").region!;
-    const op = core.in(target, through ? "none" : guard, "read");
+    const op = target.state.core.in(target, through ? "none" : guard, "read");
     return this.#operations.start<ReadResult>(op, at, {
       kind: "read",
       state: target.state,
@@ -205,7 +205,7 @@ export class File implements AsyncDisposable {
       keep: into,
       finish: (how): ReadResult => {
         try {
-          this.#check("read of", how, length);
+          this.#check("read of", how, length, target);
           core.counters.bytesRead += how.bytes;
           if (through) {
             bytes.set(through.bytes.subarray(0, how.bytes));
@@ -243,15 +243,7 @@ export class File implements AsyncDisposable {
    */
   async sync(options: { signal?: AbortSignal } = {}): Promise<void> {
     this.#assert("sync", 0, options.signal);
-    const core = this.#core, op = core.helper.moat_take_new(core.index);
-    if (op < 0) throw core.refusal("sync", op);
-    await this.#operations.start<void>(op, 0, {
-      kind: "write",
-      state: undefined,
-      stack: core.stack(),
-      keep: undefined,
-      finish: (how) => this.#check("fsync of", how, 0),
-    }, options.signal);
+    this.#check("fsync of", await this.#operations.sync(options.signal), 0);
   }
 
   /** Waits for the operations in flight, then closes the file. */
@@ -289,12 +281,16 @@ export class File implements AsyncDisposable {
     );
   }
 
-  #check(what: string, { status, bytes }: Finished, length: number): void {
+  #check(what: string, { status, bytes }: Finished, length: number, region?: Region): void {
+    const mapping = region?.state.core.mapping;
+    if (mapping && (status === -EFAULT || status === -ESTALE)) {
+      throw mapping.broke(`${what} ${JSON.stringify(this.path)}`);
+    }
     if (status !== 0) throw operationError(this.path, what, -status, bytes, length);
   }
 }
 
-const EBUSY = 16, EBADF = 9, ETIMEDOUT = 110, ECANCELED = 125;
+const EBADF = 9, EFAULT = 14, EBUSY = 16, ETIMEDOUT = 110, ESTALE = 116, ECANCELED = 125;
 
 /** The error of an operation that ended badly. */
 export function operationError(

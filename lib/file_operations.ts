@@ -99,6 +99,14 @@ export class FileOperations {
     return promise;
   }
 
+  /** Has everything written before the call go to the disk. */
+  sync(signal?: AbortSignal): Promise<Finished> {
+    const core = this.#core, op = core.helper.moat_take_new(core.index);
+    if (op < 0) throw core.refusal("sync", op);
+    const what = { kind: "write", state: undefined, stack: core.stack(), keep: undefined } as const;
+    return this.start<Finished>(op, 0, { ...what, finish: (how) => how }, signal);
+  }
+
   #heed(signal: AbortSignal, waiting: Waiting): void {
     const abort = (): void => this.#settle(waiting, () => waiting.reject(signal.reason));
     signal.addEventListener("abort", abort, { once: true });

@@ -42,6 +42,8 @@ export interface Transport {
   readonly peer: string;
   /** The largest message, in bytes, that {@linkcode eager} takes. */
   readonly eagerMax: number;
+  /** Whether it can send from, and receive into, pages that are not the pool's own: those of mapped files. */
+  readonly reaches?: { readonly out: boolean; readonly in: boolean };
   /** Sends a small message by copying it at once. `-EAGAIN`: no room now, send it as an operation. */
   eager(bytes: Uint8Array): number;
   /** Hands over an operation that sends. It ends by itself, in {@linkcode next}. */

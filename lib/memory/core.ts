@@ -6,7 +6,7 @@
 import { GuardTimeoutError, MoatError, systemError } from "../../ffi/errors.ts";
 import { type Helper, helper, QUERY } from "../../ffi/helper.ts";
 import { ensureHandler } from "../../ffi/sigsegv.ts";
-import { C, checked, cString, libc, map, mapAligned, pageSize } from "../../ffi/libc.ts";
+import { C, libc, map, pageSize } from "../../ffi/libc.ts";
 import { runtime } from "../../ffi/runtime.ts";
 import { FAULT } from "../../ffi/layout.ts";
 import type { BufferState, Place, PoolBuffer } from "./buffer.ts";
@@ -16,7 +16,10 @@ import { type Guard, GUARD_NUMBER, type ReceiveGuard } from "./guard.ts";
 import type { Pool } from "./pool.ts";
 import { type Snapshot, Snapshots } from "./snapshot.ts";
 import { Ranges } from "./ranges.ts";
-import { Counters } from "./stats.ts";
+import type { MappedFile } from "../mapped_file.ts";
+import type { Mapping } from "./mapping.ts";
+import { newMemory, type PoolMemory } from "./memory.ts";
+import { addNative, Counters, readNative } from "./stats.ts";
 
 /** A part of a buffer. */
 export interface Region {
@@ -30,6 +33,13 @@ export interface Operation {
   readonly kind: "send" | "recv" | "write" | "read";
   readonly state: BufferState | undefined;
   readonly stack: string | undefined;
+}
+
+/** What the inside of a mapped file stands on. */
+interface Mapped {
+  readonly parent: PoolCore;
+  readonly mapping: Mapping;
+  readonly memory: PoolMemory;
 }
 
 /** The settings of a pool after defaults. */
@@ -51,7 +61,7 @@ const LARGE = 64;
 
 // Which buffer an ArrayBuffer belongs to, over all pools of this isolate: how sub-views are recognised.
 const buffers = new WeakMap<ArrayBufferLike, BufferState>();
-const states = new WeakMap<PoolBuffer | Snapshot, BufferState>();
+const states = new WeakMap<PoolBuffer | MappedFile | Snapshot, BufferState>();
 
 // Operations in flight of this isolate, by the helper's number.
 const operations: (Operation | undefined)[] = [];
@@ -69,7 +79,13 @@ export class PoolCore {
   readonly device: number;
   /** What buffers are made of. */
   readonly window: number;
-  readonly counters: Counters = new Counters();
+  readonly counters: Counters;
+  /** Set if this is the inside of a mapped file. */
+  readonly mapping: Mapping | undefined;
+  /** The insides of the files that are mapped with this pool. */
+  readonly mapped = new Set<PoolCore>();
+  readonly #parent: PoolCore | undefined;
+  readonly #guardTimeout: number;
   /** Whether huge pages may be made; false once the kernel has refused. */
   hugePages: boolean;
   readonly trace: boolean;
@@ -84,6 +100,7 @@ export class PoolCore {
   readonly #collected: FinalizationRegistry<BufferState>;
   #faultRing: DataView;
   #faultsSeen = 0;
+  #left: number[] = [];
   #busy = 0;
   #idle: (() => void)[] = [];
   #closed = false;
@@ -92,28 +109,28 @@ export class PoolCore {
   keepAddresses = false;
   onFault: ((fault: Fault) => void) | undefined;
 
-  constructor(pool: Pool, options: CoreOptions) {
+  /** @param mapped what it stands on if it is that of a mapped file */
+  constructor(pool: Pool, options: CoreOptions, mapped?: Mapped) {
     this.pool = pool;
     this.helper = helper();
     this.pageSize = pageSize();
     this.pages = Math.ceil(options.bytes / this.pageSize);
     this.frames = this.pages + Math.ceil(options.reserve / this.pageSize);
     this.trace = options.trace;
+    this.counters = mapped?.parent.counters ?? new Counters();
+    this.#guardTimeout = options.guardTimeout;
     this.hugePages = options.hugePages && this.pageSize === 4096;
     this.#calibration = calibrate();
     this.#fixedThreshold = options.copyThreshold !== undefined;
     this.copyThreshold = options.copyThreshold ?? this.#calibration.threshold;
-    const size = this.frames * this.pageSize;
-    const flags = C.MFD_CLOEXEC | C.MFD_ALLOW_SEALING;
-    this.memfd = checked("memfd_create", libc().memfd_create(cString("moat-pool"), flags));
+    const memory = mapped?.memory ??
+      newMemory(this.pages * this.pageSize, this.frames * this.pageSize);
+    this.memfd = memory.memfd;
+    this.device = memory.device;
+    this.window = memory.window;
+    this.mapping = mapped?.mapping;
+    this.#parent = mapped?.parent;
     try {
-      checked(`ftruncate of the pool to ${size} bytes`, libc().ftruncate(this.memfd, size));
-      const prot = C.PROT_READ | C.PROT_WRITE;
-      this.device = mapAligned(size, prot, C.MAP_SHARED, this.memfd);
-      this.window = mapAligned(this.pages * this.pageSize, prot, C.MAP_SHARED, this.memfd);
-      // From here on nobody, we included, can map it writable again or cut it off: a peer may have it.
-      const seals = C.F_SEAL_SHRINK | C.F_SEAL_GROW | C.F_SEAL_FUTURE_WRITE | C.F_SEAL_SEAL;
-      checked("sealing the pool", libc().fcntl(this.memfd, C.F_ADD_SEALS, seals));
       this.index = this.helper.moat_pool_add(
         this.window,
         this.device,
@@ -122,10 +139,11 @@ export class PoolCore {
         options.guardTimeout * 1e6,
       );
       if (this.index < 0) {
-        throw systemError("adding a pool", -this.index, "a process can have 256 pools");
+        const hint = "a process can have 256 pools and mapped files";
+        throw systemError("adding a pool", -this.index, hint);
       }
     } catch (error) {
-      libc().close(this.memfd);
+      this.#unmap();
       throw error;
     }
     this.#ranges = new Ranges(this.pages);
@@ -139,6 +157,26 @@ export class PoolCore {
     this.#collected = new FinalizationRegistry((state) => {
       if (!state.freed) this.retire(state);
     });
+  }
+
+  /** The inside of a mapped file: a pool of its own in the helper, whose first frames are the file's pages. */
+  static ofFile(
+    parent: PoolCore,
+    mapping: Mapping,
+    memory: PoolMemory,
+    size: { bytes: number; reserve: number },
+  ): PoolCore {
+    const core = new PoolCore(parent.pool, {
+      ...size,
+      guardTimeout: parent.#guardTimeout,
+      copyThreshold: parent.#fixedThreshold ? parent.copyThreshold : undefined,
+      trace: parent.trace,
+      hugePages: false,
+    }, { parent, mapping, memory });
+    mapping.index = core.index;
+    core.helper.moat_map_begin(core.index, mapping.writable ? 0 : 1);
+    parent.mapped.add(core);
+    return core;
   }
 
   // ---- buffers
@@ -169,7 +207,7 @@ export class PoolCore {
   }
 
   /** Remembers a new buffer. */
-  adopt(buffer: PoolBuffer, memory: ArrayBuffer, state: BufferState): void {
+  adopt(buffer: PoolBuffer | MappedFile, memory: ArrayBuffer, state: BufferState): void {
     states.set(buffer, state);
     buffers.set(memory, state);
     this.#live.add(state);
@@ -194,6 +232,7 @@ export class PoolCore {
 
   /** Detaches a buffer's view; its pages are free when no operation holds them. */
   retire(state: BufferState): void {
+    if (state.core !== this) return state.core.retire(state);
     state.freed = true;
     this.#collected.unregister(state);
     const memory = state.memory?.deref();
@@ -206,6 +245,7 @@ export class PoolCore {
     if (state.version !== undefined) return;
     this.#live.delete(state);
     if (this.#closed) return;
+    if (this.mapping) return this.destroy();
     this.helper.moat_buf_close(this.index, state.page, state.pages);
     this.#ranges.give(state.page, state.pages);
   }
@@ -226,7 +266,7 @@ export class PoolCore {
   }
 
   assertLive(state: BufferState): void {
-    this.assertOpen();
+    if (!this.mapping) this.assertOpen(); // that of a mapped file goes when it is freed
     if (state.freed) {
       const [what, hint] = state.version === undefined
         ? ["the buffer has been freed or given away", "allocate another with pool.alloc()"]
@@ -349,6 +389,7 @@ export class PoolCore {
         hint: "pass a buffer of pool.alloc()",
       });
     }
+    this.mapping?.assertWritable(what);
     if (guard === "wait") ensureHandler(this.helper);
     const first = Math.floor(offset / this.pageSize);
     const pages = Math.max(1, Math.ceil((offset + length) / this.pageSize) - first);
@@ -406,7 +447,10 @@ export class PoolCore {
   began(op: number, operation: Operation): void {
     operations[op] = operation;
     this.#busy++;
-    if (operation.state) operation.state.busy++;
+    const { state } = operation;
+    if (!state) return;
+    state.busy++;
+    if (state.core !== this) state.core.#busy++;
   }
 
   /** Notes that an operation has ended; its number may be used again after this. */
@@ -417,7 +461,12 @@ export class PoolCore {
     operations[op] = undefined;
     this.helper.moat_op_free(op);
     const { state } = operation;
-    if (state && --state.busy === 0 && state.freed) this.#recycle(state);
+    if (state && --state.busy === 0 && state.freed) state.core.#recycle(state);
+    this.#endOne();
+    if (state && state.core !== this) state.core.#endOne();
+  }
+
+  #endOne(): void {
     if (--this.#busy === 0) { for (const resolve of this.#idle.splice(0)) resolve(); }
   }
 
@@ -431,6 +480,7 @@ export class PoolCore {
   /** Tells `onFault` what has happened since the last time. */
   drainFaults(): void {
     if (this.#closed) return;
+    for (const core of this.mapped) core.drainFaults();
     const count = this.helper.moat_query(QUERY.faultCount, this.index);
     if (count === this.#faultsSeen) return;
     const from = Math.max(this.#faultsSeen, count - FAULT.entries);
@@ -443,7 +493,8 @@ export class PoolCore {
       const gone = record.start === NO_PAGE;
       tell({
         offset: (gone ? record.page : record.page - record.start) * this.pageSize + record.offset,
-        bufferPage: gone ? undefined : record.start,
+        bufferPage: gone || this.mapping ? undefined : record.start,
+        file: this.mapping?.path,
         access: record.write ? "write" : "read",
         operation: operation?.kind,
         stack: operation?.stack,
@@ -486,12 +537,31 @@ export class PoolCore {
   /** Detaches every view and unmaps the memory. No operation may be in flight. */
   destroy(): void {
     if (this.#closed) return;
-    for (const state of this.#live) if (!state.freed) this.retire(state);
     this.#closed = true;
+    for (const state of this.#live) if (!state.freed) this.retire(state);
     for (const fn of this.#closers.splice(0)) fn();
     this.versions.close();
     (this.#faultRing.buffer as ArrayBuffer).transfer(0);
+    for (const core of this.mapped) core.destroy();
+    this.#parent?.leave(this);
     this.helper.moat_pool_remove(this.index);
+    this.#unmap();
+  }
+
+  /** A mapped file is closed: its counters stay. */
+  leave(core: PoolCore): void {
+    this.mapped.delete(core);
+    this.#left = addNative(this.#left, readNative(core.helper, core.index));
+  }
+
+  /** The helper's counters, with those of the files mapped with this pool. */
+  native(): number[] {
+    let sum = addNative(this.#left, readNative(this.helper, this.index));
+    for (const core of this.mapped) sum = addNative(sum, core.native());
+    return sum;
+  }
+
+  #unmap(): void {
     const bytes = this.pages * this.pageSize;
     if (this.keepAddresses) {
       // Somebody may still hold a view: it shall read zeros, not somebody else's memory.
@@ -501,7 +571,7 @@ export class PoolCore {
       libc().munmap(this.window, bytes);
     }
     libc().munmap(this.device, this.frames * this.pageSize);
-    libc().close(this.memfd);
+    if (this.memfd >= 0) libc().close(this.memfd);
   }
 }
 
@@ -511,17 +581,21 @@ export let touched = 0;
 // ---- what was passed as a buffer
 
 /** Pool memory, or bytes from elsewhere. */
-export type Resolved = { region: Region; bytes: Uint8Array } | {
-  region: undefined;
-  bytes: Uint8Array;
-};
+export interface Resolved {
+  readonly region: Region | undefined;
+  readonly bytes: Uint8Array;
+  /** Set if the bytes are a mapped file's. */
+  readonly mapping?: Mapping;
+}
 
 /**
  * Finds out what was passed where a buffer is wanted.
  *
- * @throws {MoatError} `INVALID_ARGUMENT`, `BUFFER_FREED`, `DETACHED_VIEW` or `FOREIGN_BUFFER`
+ * @param far whether pages besides the pool's own can be used where they are: those of a mapped file
+ * @throws {MoatError} `INVALID_ARGUMENT`, `BUFFER_FREED`, `DETACHED_VIEW`, `FOREIGN_BUFFER`, `FILE_TRUNCATED` or
+ * `READ_ONLY`
  */
-export function resolveData(core: PoolCore, data: unknown, what: string): Resolved {
+export function resolveData(core: PoolCore, data: unknown, what: string, far = false): Resolved {
   const whole = states.get(data as PoolBuffer | Snapshot);
   if (whole) {
     whole.core.assertLive(whole);
@@ -530,7 +604,7 @@ export function resolveData(core: PoolCore, data: unknown, what: string): Resolv
     const memory = whole.memory!.deref()!;
     assertAttached(memory, what);
     const region = { state: whole, offset: 0, length: whole.byteLength };
-    return { region, bytes: new Uint8Array(memory) };
+    return resolved(region, new Uint8Array(memory), what, far);
   }
   const memory = ArrayBuffer.isView(data)
     ? data.buffer
@@ -549,11 +623,19 @@ export function resolveData(core: PoolCore, data: unknown, what: string): Resolv
   const state = buffers.get(memory);
   if (!state) return { region: undefined, bytes: view };
   assertSame(core, state, what);
-  return { region: { state, offset: view.byteOffset, length: view.byteLength }, bytes: view };
+  const region = { state, offset: view.byteOffset, length: view.byteLength };
+  return resolved(region, view, what, far);
+}
+
+function resolved(region: Region, bytes: Uint8Array, what: string, far: boolean): Resolved {
+  const { mapping } = region.state.core;
+  if (!mapping) return { region, bytes };
+  mapping.assertUsable(what);
+  return { region: far ? region : undefined, bytes, mapping };
 }
 
 function assertSame(core: PoolCore, state: BufferState, what: string): void {
-  if (state.core !== core) {
+  if (state.core !== core && !core.mapped.has(state.core)) {
     throw new MoatError("FOREIGN_BUFFER", `${what}: the buffer belongs to another pool`, {
       hint: "use a buffer of the pool the channel was made with",
     });

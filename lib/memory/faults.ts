@@ -24,6 +24,8 @@ export interface Fault {
   offset: number;
   /** The first page of the buffer in the pool's window; `buffer.page` of the buffer meant. */
   bufferPage: number | undefined;
+  /** The path of the mapped file, if the access was to one. */
+  file: string | undefined;
   /** What the program did. */
   access: "read" | "write";
   /**

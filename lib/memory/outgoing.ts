@@ -38,7 +38,7 @@ export interface Outbound {
 /** Starts an operation with the guard that was asked for, or the nearest that can be had. */
 export function startOut(
   core: PoolCore,
-  { region, bytes }: Resolved,
+  { region, bytes, mapping }: Resolved,
   { what, asked, small, lent }: Outbound,
 ): Outgoing {
   const message = lent && asked !== "copy" ? lentOf(bytes) : undefined;
@@ -46,11 +46,11 @@ export function startOut(
   let guard: Exclude<Guard, "auto"> = !region || bytes.byteLength === 0
     ? "copy"
     : asked === "auto"
-    ? (small ? "copy" : core.chooseAuto(region))
+    ? (small ? "copy" : region.state.core.chooseAuto(region))
     : asked;
   let op = -ENOBUFS, keep: unknown;
   if (guard !== "copy") {
-    op = core.out(region!, bytes, guard);
+    op = region!.state.core.out(region!, bytes, guard);
     if (op === -ENOMEM || op === -ENOBUFS) { // no mapping or no frame: the copy is as safe
       core.counters.toCopy++;
       guard = "copy";
@@ -59,7 +59,7 @@ export function startOut(
   if (guard === "copy") {
     op = core.outCopy(bytes, region);
     if (op === -ENOBUFS && asked === "auto" && region && !small) { // better guarded than copied twice
-      const guarded = core.out(region, bytes, "cow");
+      const guarded = region.state.core.out(region, bytes, "cow");
       if (guarded >= 0) {
         op = guarded;
         guard = "cow";
@@ -71,6 +71,7 @@ export function startOut(
       keep = staged;
     }
     if (op < 0) throw core.refusal(what, op);
+    if (mapping) assertCopied(core, op, () => mapping.assertUsable(what));
   }
   return { op, guard, keep };
 }
@@ -83,6 +84,17 @@ function startLent(core: PoolCore, lent: Lent, bytes: Uint8Array, what: string):
   if (op < 0) throw core.refusal(what, op);
   lent.hold();
   return { op, guard: "cow", keep: undefined, done: () => lent.drop() };
+}
+
+// The file may have been cut off while its bytes were copied.
+function assertCopied(core: PoolCore, op: number, check: () => void): void {
+  try {
+    check();
+  } catch (error) {
+    core.helper.moat_op_done(op, 0);
+    core.helper.moat_op_free(op);
+    throw error;
+  }
 }
 
 /** Checks the guard that was asked for. */

@@ -8,12 +8,13 @@ import { QUERY } from "../../ffi/helper.ts";
 import { timesReplaced } from "../../ffi/sigsegv.ts";
 import { faultBell } from "../reactor.ts";
 import { type File, openForPool } from "../file.ts";
+import { mapForPool, type MapOptions, type MappedFile } from "../mapped_file.ts";
 import type { OpenOptions } from "../open_file.ts";
 import { makeBuffer, type PoolBuffer } from "./buffer.ts";
 import { describe, PoolCore } from "./core.ts";
 import type { Fault } from "./faults.ts";
 import { swap } from "./swap.ts";
-import { combine, type PoolStats, readNative } from "./stats.ts";
+import { combine, type PoolStats } from "./stats.ts";
 
 /** Settings of a {@linkcode Pool}. */
 export interface PoolOptions {
@@ -141,6 +142,19 @@ export class Pool implements AsyncDisposable {
   }
 
   /**
+   * Maps a file as a buffer over the page cache.
+   *
+   * @param path the file; for the kernel, relative to the working directory of the process
+   * @throws {MoatError} `INVALID_ARGUMENT` for a range the file does not have; `PERMISSION_DENIED`; `SYSTEM` with
+   * the errno of open(2) or mmap(2); `POOL_CLOSED`
+   */
+  map(path: string, options: MapOptions = {}): MappedFile {
+    const file = mapForPool(this.#core, path, options);
+    for (const core of this.#onFault ? this.#core.mapped : []) this.#watch(core);
+    return file;
+  }
+
+  /**
    * Called for every fault on a guarded page, soon after it: how to find the line that waits. Runs on
    * the pool's thread from its event loop, never inside the access itself. At most the last 1024 faults
    * since the previous call are told; {@linkcode stats} counts all.
@@ -151,9 +165,14 @@ export class Pool implements AsyncDisposable {
   set onFault(listener: ((fault: Fault) => void) | undefined) {
     if (this.#core.closed) return;
     if (listener && !this.#onFault) this.#core.skipFaults();
-    this.#onFault = this.#core.onFault = listener;
-    const bell = listener ? faultBell(this.#core) : -1;
-    this.#core.helper.moat_pool_notify(this.#core.index, listener ? 1 : 0, bell);
+    this.#onFault = listener;
+    for (const core of [this.#core, ...this.#core.mapped]) this.#watch(core);
+  }
+
+  #watch(core: PoolCore): void {
+    core.onFault = this.#onFault;
+    const bell = this.#onFault ? faultBell(this.#core) : -1;
+    core.helper.moat_pool_notify(core.index, this.#onFault ? 1 : 0, bell);
   }
 
   /**
@@ -165,7 +184,7 @@ export class Pool implements AsyncDisposable {
     const core = this.#core;
     core.assertOpen();
     core.drainFaults();
-    return combine(readNative(core.helper, core.index), core.counters, {
+    return combine(core.native(), core.counters, {
       bytes: this.byteLength,
       bytesAvailable: core.bytesAvailable,
       reserveFrames: core.frames - core.pages,

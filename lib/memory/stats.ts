@@ -68,7 +68,7 @@ export interface PoolStats {
   swappedPages: number;
   /** Huge pages that buffers were put on. */
   hugePages: number;
-  /** Pages copied to bring a scattered buffer together. */
+  /** Pages copied to bring a scattered buffer together, or private pages of a mapped file into the file. */
   mendedPages: number;
   /** Times somebody replaced the SIGSEGV action of the process and it was put back. */
   handlerReplaced: number;
@@ -116,6 +116,11 @@ export function readNative(helper: Helper, pool: number): number[] {
     (S.histogram + S.buckets) * 8,
   );
   return Array.from(new BigUint64Array(view.slice(0)), Number);
+}
+
+/** The sums of two sets of counters of the helper. */
+export function addNative(a: number[], b: number[]): number[] {
+  return b.map((n, i) => n + (a[i] ?? 0));
 }
 
 /** Puts both kinds of counters together. */

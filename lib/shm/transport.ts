@@ -53,6 +53,7 @@ export function dropRing(ring: OwnRing): void {
 /** One `shm://` connection. */
 export class ShmTransport extends NativeTransport {
   readonly name = "shm";
+  readonly reaches = { out: false, in: true }; // a receive is a copy by the helper, to wherever
   readonly peer: string;
   readonly eagerMax = RING.eagerMax;
   readonly fd: number;

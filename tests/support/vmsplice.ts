@@ -15,6 +15,7 @@ import type { Guard } from "../../lib/memory/guard.ts";
 import { coreOf, type Pool } from "../../lib/memory/pool.ts";
 import type { PoolBuffer } from "../../lib/memory/buffer.ts";
 import type { Snapshot } from "../../lib/memory/snapshot.ts";
+import type { MappedFile } from "../../lib/mapped_file.ts";
 
 const symbols = {
   // int pipe2(int fds[2], int flags);
@@ -62,19 +63,33 @@ export interface Flight extends Disposable {
 }
 
 /** Starts a send the way a channel does, with the pages handed to a pipe before it returns. */
-export function fly(pool: Pool, data: PoolBuffer | Snapshot | Uint8Array, guard: Guard): Flight {
-  const core = coreOf(pool), { region, bytes } = resolveData(core, data, "send");
+export function fly(
+  pool: Pool,
+  data: PoolBuffer | Snapshot | MappedFile | Uint8Array,
+  guard: Guard,
+): Flight {
+  const core = coreOf(pool), { region, bytes } = resolveData(core, data, "send", true);
   const length = bytes.length;
   let op: number;
   if (guard === "copy") op = core.outCopy(bytes);
-  else op = core.out(region as Region, bytes, guard as Exclude<Guard, "auto" | "copy">);
+  else {op = region!.state.core.out(
+      region as Region,
+      bytes,
+      guard as Exclude<Guard, "auto" | "copy">,
+    );}
   if (op < 0) throw systemError(`a send with the guard ${guard}`, -op);
   const state = guard === "copy" ? undefined : region!.state;
   core.began(op, { kind: "send", state, stack: undefined });
   if (guard === "move") core.retire(region!.state);
 
   const { from, to } = pipe();
-  const transfer = { op, from, to, length, segments: segmentsOf(core, op) };
+  const transfer = {
+    op,
+    from,
+    to,
+    length,
+    segments: segmentsOf(guard === "copy" ? core : region!.state.core, op),
+  };
   push(transfer);
   let landed = false;
   const collect = (): void => {
