@@ -48,6 +48,7 @@ export class FileOperations {
   readonly #report: DataView;
   readonly #waiting = new Map<number, Waiting>();
   readonly #source: Source = { poll: () => this.#poll(), arm: () => this.#arm() };
+  readonly #destroy = (): void => this.destroy();
   #idle: (() => void)[] = [];
   #closed = false;
 
@@ -67,7 +68,7 @@ export class FileOperations {
       runtime().viewOf(helper.moat_conn_report(this.#conn), OP.size * 2),
     );
     reactor().add(this.#source, -1, this.#conn);
-    core.onClose(() => this.destroy());
+    core.onClose(this.#destroy);
   }
 
   /** True while operations are in flight. */
@@ -172,6 +173,7 @@ export class FileOperations {
   destroy(): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#core.offClose(this.#destroy);
     reactor().remove(this.#source, -1);
     const r = this.#core.helper.moat_conn_remove(this.#conn);
     if (r < 0) throw systemError("removing a file", -r);

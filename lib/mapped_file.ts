@@ -74,7 +74,7 @@ export class MappedFile implements Disposable, AsyncDisposable {
       const size = (): number => sizeOf(statOf(helper, fd, path));
       this.#mapping = new Mapping(helper, path, { writable, end: offset + length, size });
       const bytes = Math.ceil(length / pageSize) * pageSize;
-      const reserve = writable ? bytes + RESERVE : 0;
+      const reserve = (writable ? bytes : 0) + RESERVE;
       const memory = fileMemory({ fd, offset, bytes, writable }, reserve);
       this.#core = PoolCore.ofFile(parent, this.#mapping, memory, { bytes, reserve });
     } catch (error) {
@@ -178,8 +178,8 @@ export class MappedFile implements Disposable, AsyncDisposable {
 
 const ENOMEM = 12;
 
-// Bytes of frames for private pages besides one for each page: of a page that is sent again while its private copy
-// is in flight. They take memory only when they are used.
+// Bytes of frames besides one for each page that can be written: for a page that is sent again while its private
+// copy is in flight, and for headers. They take memory only when they are used.
 const RESERVE = 1 << 20;
 
 /** Maps a file for a pool. For {@linkcode Pool.map}. */

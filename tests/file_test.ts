@@ -1,12 +1,14 @@
 import assert from "node:assert/strict";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { on } from "node:events";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
+import { Worker } from "node:worker_threads";
 import { type File, MoatError, Pool } from "../mod.ts";
 import { helper, QUERY } from "../ffi/helper.ts";
-import { assertBytes, fill, pattern, same } from "./support/bytes.ts";
+import { assertBytes, fill, pattern, same, sha256 } from "./support/bytes.ts";
 import { Child } from "./support/child.ts";
 import { pair } from "./support/pair.ts";
 import { cachedPages, dropCache } from "./support/page_cache.ts";
@@ -264,6 +266,30 @@ test("an access to a buffer being read waits for the data", async () => {
   }
   assert.ok(waits > 0, "accesses that waited");
   assertNothingHeld(pool);
+});
+
+// A read into scattered pages takes several requests, one after the other. The thread that began it sleeps, and the
+// one that waits may not submit: the doorbell's thread has to.
+test("another thread waits for a read in many pieces while the first sleeps", async () => {
+  await using pool = Pool.create({ bytes: 4 * MIB, reserve: 4 * MIB });
+  await using file = create(pool, pattern(1, 2 * MIB));
+  using buf = pool.alloc(2 * MIB);
+  const scatter = file.write(buf, 4 * MIB, { guard: "cow" });
+  for (let page = 0; page < 512; page += 2) buf.bytes[page * PAGE] = 99;
+  await scatter;
+  const flags = new SharedArrayBuffer(8), state = new Int32Array(flags);
+  const worker = new Worker(new URL("programs/reader.ts", import.meta.url), {
+    workerData: { share: buf.share(), flags },
+  });
+  const answers = on(worker, "message");
+  await answers.next();
+  const reading = file.read(buf, 0);
+  Atomics.store(state, 0, 1);
+  Atomics.notify(state, 0);
+  assert.notEqual(Atomics.wait(state, 1, 0, 5000), "timed-out");
+  assert.deepEqual((await answers.next()).value, [sha256(pattern(1, 2 * MIB))]);
+  assert.equal((await reading).bytes, 2 * MIB);
+  await worker.terminate();
 });
 
 test('an access to a buffer being read with the guard "none" sees what was there', async () => {

@@ -438,6 +438,28 @@ test("a mapping freed in flight stays until the disk is done", async () => {
   assertBytes(readFileSync(out.path), pattern(1, 8 * MIB), "the other file");
 });
 
+interface Collector {
+  gc?: () => void;
+  Bun?: { gc(now: boolean): void };
+}
+
+test("a mapping that nobody holds any more goes by itself", async () => {
+  const { gc, Bun } = globalThis as Collector;
+  assert.ok(gc ?? Bun, "this test needs --expose-gc");
+  await using pool = Pool.create({ bytes: MIB });
+  const path = file(100_000);
+  (() => pool.map(path, { write: true }).bytes[5] = 7)();
+  const mapped = (): boolean => readFileSync("/proc/self/maps", "utf8").includes(path);
+  assert.ok(mapped());
+  for (let i = 0; i < 200 && mapped(); i++) {
+    if (Bun) Bun.gc(true);
+    else gc!();
+    await new Promise((resolve) => setTimeout(resolve, 1)); // finalizers run from the event loop
+  }
+  assert.equal(mapped(), false);
+  assert.equal(readFileSync(path)[5], 7);
+});
+
 test("mappings go with their pool, and nothing is left of them", async () => {
   const path = file(3 * PAGE + 1);
   const held = (): number[] => [

@@ -207,10 +207,11 @@ static int file_unstage(struct conn *c, s32 i) {
 
 // ---- by the worker
 
-static u32 worker_posted, worker_runs;
+static u32 worker_posted, worker_runs, worker_sleeps;
 
 static void worker_wake(void) {
-  __atomic_add_fetch(&worker_posted, 1, __ATOMIC_RELEASE);
+  __atomic_add_fetch(&worker_posted, 1, __ATOMIC_SEQ_CST);
+  if (!__atomic_load_n(&worker_sleeps, __ATOMIC_SEQ_CST)) return;  // it looks again by itself
   sys6(NR_futex, (s64)&worker_posted, 1 | 128 /* FUTEX_WAKE | FUTEX_PRIVATE_FLAG */, 1, 0, 0, 0);
 }
 
@@ -256,13 +257,16 @@ EXPORT void *moat_file_main(void *arg) {
   u64 all = ~0ul;
   sys4(NR_rt_sigprocmask, 0, &all, 0, 8);
   for (;;) {
-    u32 seen = load_acq(&worker_posted);
+    u32 seen = __atomic_load_n(&worker_posted, __ATOMIC_SEQ_CST);
     int did = 0;
     for (u32 i = 0, n = load_acq(&conns_high); i < n; i++) {
       struct conn *c = conn_at((s32)i);
       if (c && c->kind == CONN_FILE && c->worker) did |= worker_turn(c, (s32)i);
     }
-    if (!did) sys6(NR_futex, (s64)&worker_posted, 0 | 128 /* FUTEX_WAIT */, seen, 0, 0, 0);
+    if (did) continue;
+    __atomic_store_n(&worker_sleeps, 1, __ATOMIC_SEQ_CST);
+    sys6(NR_futex, (s64)&worker_posted, 0 | 128 /* FUTEX_WAIT, if it is still what was seen */, seen, 0, 0, 0);
+    __atomic_store_n(&worker_sleeps, 0, __ATOMIC_SEQ_CST);
   }
   return 0;
 }

@@ -104,7 +104,7 @@ export class PoolCore {
   #busy = 0;
   #idle: (() => void)[] = [];
   #closed = false;
-  readonly #closers: (() => void)[] = [];
+  readonly #closers = new Set<() => void>();
   /** Somebody outside may still look at the window: keep its addresses reserved after close. */
   keepAddresses = false;
   onFault: ((fault: Fault) => void) | undefined;
@@ -531,7 +531,12 @@ export class PoolCore {
 
   /** Has a function called when the pool is closed, before its memory is unmapped. */
   onClose(fn: () => void): void {
-    this.#closers.push(fn);
+    this.#closers.add(fn);
+  }
+
+  /** Takes that back. */
+  offClose(fn: () => void): void {
+    this.#closers.delete(fn);
   }
 
   /** Detaches every view and unmaps the memory. No operation may be in flight. */
@@ -539,7 +544,8 @@ export class PoolCore {
     if (this.#closed) return;
     this.#closed = true;
     for (const state of this.#live) if (!state.freed) this.retire(state);
-    for (const fn of this.#closers.splice(0)) fn();
+    for (const fn of this.#closers) fn();
+    this.#closers.clear();
     this.versions.close();
     (this.#faultRing.buffer as ArrayBuffer).transfer(0);
     for (const core of this.mapped) core.destroy();
@@ -571,7 +577,7 @@ export class PoolCore {
       libc().munmap(this.window, bytes);
     }
     libc().munmap(this.device, this.frames * this.pageSize);
-    if (this.memfd >= 0) libc().close(this.memfd);
+    libc().close(this.memfd);
   }
 }
 

@@ -34,7 +34,7 @@ export class Mapping {
     ensureBusHandler(helper);
   }
 
-  /** Bytes behind the last whole byte are no concern: is the file shorter than what is mapped? */
+  // What somebody has cut off and nobody has touched yet is found by the file's size.
   #broken(): boolean {
     if (this.#helper.moat_map_query(this.index, MAP_QUERY.broken) === 1) return true;
     if (this.#size() >= this.#end) return false;

@@ -55,15 +55,13 @@ export function fileMemory(range: FileRange, reserveBytes: number): PoolMemory {
     return address;
   };
   try {
-    const memfd = reserveBytes > 0 ? memfdOf(reserveBytes, "moat-map") : -1;
-    if (memfd >= 0) undo.push(() => libc().close(memfd));
+    const memfd = memfdOf(reserveBytes, "moat-map");
+    undo.push(() => libc().close(memfd));
     const nothing = C.MAP_PRIVATE | C.MAP_ANONYMOUS | C.MAP_NORESERVE;
     const device = mapped(bytes + reserveBytes, C.PROT_NONE, nothing, -1);
     const ours = writable ? prot : C.PROT_READ;
     map(bytes, ours, C.MAP_SHARED | C.MAP_FIXED, fd, offset, device);
-    if (memfd >= 0) {
-      map(reserveBytes, prot, C.MAP_SHARED | C.MAP_FIXED, memfd, 0, device + bytes);
-    }
+    map(reserveBytes, prot, C.MAP_SHARED | C.MAP_FIXED, memfd, 0, device + bytes);
     const window = mapped(bytes, ours, writable ? C.MAP_SHARED : C.MAP_PRIVATE, fd, offset);
     return { memfd, device, window };
   } catch (error) {
