@@ -157,6 +157,11 @@ const symbols = {
   moat_rdma_leave: { parameters: [], result: "i32" },
   // f64 moat_rdma_query(s32 conn, s32 what);
   moat_rdma_query: { parameters: ["i32", "i32"], result: "f64" },
+  // s32 moat_tcp_add(s32 pool, s32 fd, s32 local_tid);
+  moat_tcp_add: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  // s32 moat_tcp_drop(s32 conn), moat_tcp_done(s32 conn);
+  moat_tcp_drop: { parameters: ["i32"], result: "i32" },
+  moat_tcp_done: { parameters: ["i32"], result: "i32" },
   // s32 moat_verbs_post_send(f64 qp, f64 wr, f64 bad), moat_verbs_post_recv(f64 qp, f64 wr, f64 bad);
   moat_verbs_post_send: { parameters: ["f64", "f64", "f64"], result: "i32" },
   moat_verbs_post_recv: { parameters: ["f64", "f64", "f64"], result: "i32" },

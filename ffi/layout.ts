@@ -89,6 +89,12 @@ export const RING = {
   eagerMax: 16 << 10,
 } as const;
 
+/** Numbers of the transport over TCP (ffi/helper/tcp.h). */
+export const TCP = {
+  /** Messages up to this size are copied into the socket at once. Bytes. */
+  eagerMax: 16 << 10,
+} as const;
+
 /** Numbers of the transport over verbs (ffi/helper/rdma.h). */
 export const RDMA = {
   /** Bytes of a slot for a small message, and of the header in it. */

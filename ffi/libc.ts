@@ -73,6 +73,13 @@ const symbols = {
   connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   // int getsockopt(int fd, int level, int name, void *value, socklen_t *len);
   getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+  // int setsockopt(int fd, int level, int name, const void *value, socklen_t len);
+  setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+  // int getsockname(int fd, struct sockaddr *addr, socklen_t *len), getpeername(...);
+  getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  getpeername: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  // ssize_t send(int fd, const void *buf, size_t len, int flags);
+  send: { parameters: ["i32", "buffer", "size", "i32"], result: "size" },
   // ssize_t sendmsg(int fd, const struct msghdr *msg, int flags);
   sendmsg: { parameters: ["i32", "buffer", "i32"], result: "size" },
   // ssize_t recvmsg(int fd, struct msghdr *msg, int flags);
@@ -192,7 +199,15 @@ export const C = {
   SOCK_NONBLOCK: 0o4000,
   SOL_SOCKET: 1,
   SCM_RIGHTS: 1,
+  SO_REUSEADDR: 2,
+  SO_KEEPALIVE: 9,
+  SO_LINGER: 13,
   SO_PEERCRED: 17,
+  IPPROTO_TCP: 6,
+  TCP_NODELAY: 1,
+  TCP_KEEPIDLE: 4,
+  TCP_KEEPINTVL: 5,
+  TCP_KEEPCNT: 6,
   MSG_CTRUNC: 8,
   MSG_DONTWAIT: 0x40,
   MSG_NOSIGNAL: 0x4000,
@@ -208,7 +223,16 @@ export const C = {
   ENOENT: 2,
   EPIPE: 32,
   EADDRINUSE: 98,
+  EADDRNOTAVAIL: 99,
+  ENETUNREACH: 101,
+  ECONNABORTED: 103,
+  ECONNRESET: 104,
+  EISCONN: 106,
+  ETIMEDOUT: 110,
   ECONNREFUSED: 111,
+  EHOSTUNREACH: 113,
+  EALREADY: 114,
+  EINPROGRESS: 115,
 } as const;
 
 /** The text of a C string that lives elsewhere, or "" for `NULL`. */

@@ -7,7 +7,7 @@ import { MoatError } from "../ffi/errors.ts";
 import { describe } from "./memory/core.ts";
 
 /** A parsed address. */
-export type Address = ShmAddress | RdmaAddress;
+export type Address = ShmAddress | HostAddress;
 
 /** `shm://name`. */
 export interface ShmAddress {
@@ -18,9 +18,9 @@ export interface ShmAddress {
   readonly text: string;
 }
 
-/** `rdma://host:port`. */
-export interface RdmaAddress {
-  readonly transport: "rdma";
+/** `rdma://host:port` or `tcp://host:port`. */
+export interface HostAddress {
+  readonly transport: "rdma" | "tcp";
   /** A name, or an IP address without brackets. Empty: any address of this host, to listen at. */
   readonly host: string;
   /** 0 to listen at a free one. */
@@ -29,10 +29,10 @@ export interface RdmaAddress {
   readonly text: string;
 }
 
-const FORMS = 'use "shm://name" or "rdma://host:port"';
+const FORMS = 'use "shm://name", "rdma://host:port" or "tcp://host:port"';
 
 /**
- * Parses `shm://name`, `shm:///absolute/path` or `rdma://host:port`.
+ * Parses `shm://name`, `shm:///absolute/path`, `rdma://host:port` or `tcp://host:port`.
  *
  * @throws {MoatError} `INVALID_ARGUMENT`
  */
@@ -45,7 +45,7 @@ export function parseAddress(address: unknown): Address {
   }
   const [text, transport, rest] = match as unknown as [string, string, string];
   if (transport === "shm") return shm(rest, text);
-  if (transport === "rdma") return rdma(rest, text);
+  if (transport === "rdma" || transport === "tcp") return hostAndPort(transport, rest, text);
   throw new MoatError("INVALID_ARGUMENT", `there is no transport ${transport}:// (${text})`, {
     hint: FORMS,
   });
@@ -63,14 +63,19 @@ function shm(name: string, text: string): ShmAddress {
   return { transport: "shm", name, text };
 }
 
-function rdma(rest: string, text: string): RdmaAddress {
+function hostAndPort(transport: "rdma" | "tcp", rest: string, text: string): HostAddress {
   const match = /^(?:\[([0-9A-Fa-f:.%a-z]+)\]|([^:[\]/\s\0]*)):(\d{1,5})$/.exec(rest);
   const port = Number(match?.[3]);
   if (!match || port > 65535) {
-    throw new MoatError("INVALID_ARGUMENT", `${describe(rest)} is not host:port for rdma://`, {
-      hint: 'for example "rdma://10.0.0.1:7471", "rdma://[fe80::1%eth0]:7471", or, to listen at ' +
-        'every address, "rdma://:7471"; ports are 0 to 65535',
-    });
+    throw new MoatError(
+      "INVALID_ARGUMENT",
+      `${describe(rest)} is not host:port for ${transport}://`,
+      {
+        hint:
+          `for example "${transport}://10.0.0.1:7471", "${transport}://[fe80::1%2]:7471", or, to ` +
+          `listen at every address, "${transport}://:7471"; ports are 0 to 65535`,
+      },
+    );
   }
-  return { transport: "rdma", host: match[1] ?? match[2] ?? "", port, text };
+  return { transport, host: match[1] ?? match[2] ?? "", port, text };
 }

@@ -102,7 +102,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     return this.#core.pool;
   }
 
-  /** The transport's name: `"shm"` or `"rdma"`. */
+  /** What carries it: `"shm"`, `"rdma"`, or `"tcp"` with how it does its I/O, and if need be why. */
   get transport(): string {
     return this.#transport.name;
   }
@@ -123,7 +123,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
    * Sends a message. What is sent is what `data` holds at the call; `data` may be touched at once.
    *
    * Resolves when the data is no longer needed: for copied data at once, else when the receiver has
-   * released the message (`shm://`) or read it (`rdma://`).
+   * released the message (`shm://`) or read it (`rdma://`), or the kernel has let go of it (`tcp://`).
    *
    * @param data pool memory (a buffer, or any view of one) is sent from where it is; other memory is copied
    * @throws {MoatError} As a rejection: `INVALID_ARGUMENT`, `BUFFER_FREED`, `DETACHED_VIEW`, `FOREIGN_BUFFER`
@@ -462,6 +462,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     if (this.#phase === "aborted" || this.#phase === "closed") return;
     if (this.#phase === "open") this.#phase = "closing";
     for (const [op, { kind }] of this.#pending) if (kind === "recv") this.#transport.cancel(op);
+    this.#transport.stopReceiving?.();
     this.#poll();
     const { signal } = options;
     const abort = (): void => this.abort(signal?.reason);

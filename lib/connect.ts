@@ -11,6 +11,7 @@ import { coreOf, Pool } from "./memory/pool.ts";
 import { reactor } from "./reactor.ts";
 import { connectRdma, RdmaListener } from "./rdma/connect.ts";
 import { connectShm, ShmListener } from "./shm/connect.ts";
+import { connectTcp, TcpListener } from "./tcp/connect.ts";
 import type { Acceptor, ConnectSettings, Transport } from "./transport.ts";
 
 /** Settings of {@linkcode connect} and {@linkcode listen}. */
@@ -91,7 +92,9 @@ function open(core: PoolCore, to: Address, settings: ConnectSettings): Promise<T
     noRaw(to, settings);
     return connectShm(core, to.name, to.text, settings);
   }
-  return connectRdma(core, to, settings);
+  if (to.transport === "rdma") return connectRdma(core, to, settings);
+  noRaw(to, settings);
+  return connectTcp(core, to, settings);
 }
 
 function noRaw(to: Address, { raw }: ConnectSettings): void {
@@ -109,10 +112,10 @@ function noRaw(to: Address, { raw }: ConnectSettings): void {
  * await using channel = await connect("shm://files", { pool });
  * ```
  *
- * @param address `shm://name`, or `shm:///absolute/path` of a socket; or `rdma://host:port`
+ * @param address `shm://name`, or `shm:///absolute/path` of a socket; or `rdma://host:port` or `tcp://host:port`
  * @throws {MoatError} `INVALID_ARGUMENT`, `CONNECTION_REFUSED`, `PERMISSION_DENIED`, `TIMED_OUT`, `PEER_LOST`
- * or `PEER_PROTOCOL`; for `rdma://` also `LIBRARY_NOT_FOUND`, `NO_DEVICE`, `UNREACHABLE` and `VERB_FAILED`;
- * or `signal.reason`.
+ * or `PEER_PROTOCOL`; with a host also `ADDRESS_ERROR` and `UNREACHABLE`; for `rdma://` also
+ * `LIBRARY_NOT_FOUND`, `NO_DEVICE` and `VERB_FAILED`; or `signal.reason`.
  */
 export async function connect(address: string, options: ConnectOptions = {}): Promise<Channel> {
   const parsed = parseAddress(address);
@@ -140,8 +143,8 @@ export async function connect(address: string, options: ConnectOptions = {}): Pr
  * for await (const channel of listener) serve(channel);
  * ```
  *
- * @param address `shm://name`, or `shm:///absolute/path` of a socket; or `rdma://host:port`, where an empty host
- * means every address, and port 0 a free one: see {@linkcode Listener.address}
+ * @param address `shm://name`, or `shm:///absolute/path` of a socket; or `rdma://host:port` or `tcp://host:port`,
+ * where an empty host means every address, and port 0 a free one: see {@linkcode Listener.address}
  * @throws {MoatError} `INVALID_ARGUMENT`, `ADDRESS_IN_USE`, `LIBRARY_NOT_FOUND`, `NO_DEVICE` or `PERMISSION_DENIED`
  */
 export function listen(address: string, options: ConnectOptions = {}): Promise<Listener> {
@@ -166,6 +169,7 @@ function acceptor(
 ): Acceptor | Promise<Acceptor> {
   if (at.transport === "rdma") return RdmaListener.open(core, at, settings);
   noRaw(at, settings);
+  if (at.transport !== "shm") return TcpListener.open(core, at, settings);
   return new ShmListener(core, at.name, at.text, settings);
 }
 

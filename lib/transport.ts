@@ -72,6 +72,8 @@ export interface Transport {
   end(abort: boolean): void;
   /** Gives everything back, at once or soon. Nothing may be under way. */
   destroy(): void | Promise<void>;
+  /** Nothing will be received any more: what comes from now on need not be kept for anybody. */
+  stopReceiving?(): void;
   /** Why the connection was lost, if more is known than that. */
   failure?(): unknown;
   /** The descriptor to watch, and the connection's number for the doorbell. */

@@ -48,7 +48,7 @@ EXPORT s32 moat_bell_new(s32 epoll, s32 event, s32 pair) {
 }
 
 // Watches a connection's socket (the thread reads the wake-up bytes) or any other descriptor (edge-triggered;
-// JavaScript reads).
+// JavaScript reads and writes).
 EXPORT s32 moat_bell_watch(s32 bell, s32 fd, s32 conn) {
   struct conn *c = conn_at(conn);
   if (c) c->bell = bell;
@@ -57,9 +57,18 @@ EXPORT s32 moat_bell_watch(s32 bell, s32 fd, s32 conn) {
     bell_ring(bell);  // from now on it wakes by itself
   }
   if (fd < 0) return 0;  // a file: its completions come by the ring
-  struct event e = { 1u | 0x2000u /* EPOLLIN | EPOLLRDHUP */ | (!c || transport_of(c)->event ? 1u << 31 /* EPOLLET */ : 0),
-                     conn < 0 ? (u64)WATCH_PLAIN << 32 : (u64)WATCH_CONN << 32 | (u32)conn };
+  u32 events = EPOLLIN | EPOLLRDHUP;
+  if (!c) events |= EPOLLOUT | EPOLLET;
+  if (c && transport_of(c)->event) events |= EPOLLET;
+  if (c && transport_of(c)->oneshot) events = EPOLLONESHOT;
+  struct event e = { events, conn < 0 ? (u64)WATCH_PLAIN << 32 : (u64)WATCH_CONN << 32 | (u32)conn };
   return (s32)sys4(NR_epoll_ctl, bells[bell].epoll, 1, fd, &e);
+}
+// Lets the thread know of a connection's descriptor, once.
+static void bell_ask(s32 bell, s32 fd, s32 conn, u32 events) {
+  if (bell < 0) return;
+  struct event e = { events | EPOLLONESHOT, (u64)WATCH_CONN << 32 | (u32)conn };
+  sys4(NR_epoll_ctl, bells[bell].epoll, 3 /* MOD */, fd, &e);
 }
 EXPORT s32 moat_bell_unwatch(s32 bell, s32 fd) {
   struct event e = { 0, 0 };
@@ -171,6 +180,7 @@ EXPORT void *moat_bell_main(void *arg) {
       lock(&c->lock);
       if (c->live && c->bell == (s32)(u64)arg) {
         if (transport_of(c)->event) {
+          c->ready = events[k].events;
           ring |= transport_of(c)->event(c, (s32)i);
         } else {
           drain(b, c);

@@ -18,12 +18,13 @@ static s32 conn_new(s32 pool, u32 kind, s32 fd, s32 local_tid, struct conn **out
   s32 i = 0;
   while (i < MAX_CONNS && conns[i] && load_acq(&conns[i]->live)) i++;
   struct conn *c = i == MAX_CONNS ? 0 : conns[i] ? conns[i] : map_anonymous(sizeof *c);
+  int used = i < MAX_CONNS && conns[i];
   if (!c) {
     unlock(&conns_lock);
     return i == MAX_CONNS ? -E_NFILE : -E_NOMEM;
   }
   lock(&c->lock);
-  memset((u8 *)c + 8, 0, sizeof *c - 8);  // all but live and lock
+  if (used) memset((u8 *)c + 8, 0, sizeof *c - 8);  // all but live and lock
   c->kind = kind;
   c->pool = pool;
   c->fd = fd;
@@ -366,6 +367,7 @@ EXPORT s32 moat_conn_next(s32 i) {
   if (!c) return -1;
   uring_reap(c->pool);
   lock(&c->lock);
+  c->asleep = 0;
   if (c->cq.head < 0) poll_locked(c, i);
   s32 op = pop(&c->cq);
   if (op >= 0) c->done = G.op[op];
@@ -402,6 +404,7 @@ EXPORT s32 moat_conn_arm(s32 i) {
   lock(&c->lock);
   int ended = transport_of(c)->arm(c, i);
   int work = ended || c->cq.head >= 0;
+  c->asleep = !work;
   unlock(&c->lock);
   return work;
 }

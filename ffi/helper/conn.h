@@ -7,8 +7,9 @@
 #include "shm.h"
 #include "uring.h"
 #include "file.h"
+#include "tcp.h"
 
-enum { CONN_SHM = 1, CONN_RDMA, CONN_FILE };
+enum { CONN_SHM = 1, CONN_RDMA, CONN_FILE, CONN_TCP };
 enum { CONN_OPEN, CONN_ENDED, CONN_LOST, CONN_BROKEN, CONN_ABORTED, CONN_PEER_ABORTED };
 
 struct conn {  // never freed, only used again: a handler may be looking at it
@@ -18,6 +19,8 @@ struct conn {  // never freed, only used again: a handler may be looking at it
   s32 local_tid;        // the thread that drives the other end, if that is in this process; else 0
   u32 checks;
   u32 in_ring;          // requests in the pool's ring without their last completion
+  u32 ready;            // what epoll said of its descriptor
+  u32 asleep;           // JavaScript has gone to sleep, and looks only when the bell rings
   u32 inflight;         // sends that the peer, or the device, has not done with
   struct queue sq, rq, cq;  // to send; waiting for a message; done, for JavaScript
   struct op taken;      // the message moat_conn_take hands over, and the operation moat_conn_next reports:
@@ -29,6 +32,7 @@ struct conn {  // never freed, only used again: a handler may be looking at it
     struct SHM_FIELDS;
     struct RDMA_FIELDS;
     struct FILE_FIELDS;
+    struct TCP_FIELDS;
   };
 };
 #define MAX_CONNS 4096
@@ -53,6 +57,7 @@ struct transport {
   f64 (*wants)(struct conn *c);           // see moat_conn_wants
   s32 (*land)(struct conn *c, s32 me, s32 op);
   void (*cqe)(struct conn *c, s32 me, u32 tag, s32 res, u32 flags);  // a completion of its ring
+  u32 oneshot;                            // the descriptor is watched only when asked for, by bell_ask()
   u64 transit_ns;                         // how long a message may be under way
 };
 static const struct transport *transport_of(const struct conn *c);

@@ -8,6 +8,7 @@
 //   file.c    files, as connections whose other end is the disk
 //   shm.c     the shared-memory transport; shm_message.c  its messages, read in place
 //   rdma.c    the transport over verbs; rdma_post.c, rdma_send.c, rdma_receive.c  its parts
+//   tcp.c     the transport over TCP; tcp_send.c, tcp_receive.c  its parts
 //   verbs.c   thunks for the inline verbs
 //   bell.c    the thread that wakes the event loop
 // Exported functions return -errno. Arguments are i32 (handles, pages, counts) or f64 (addresses and byte
@@ -31,10 +32,13 @@
 #include "rdma_receive.c"
 #include "rdma.c"
 #include "shm_message.c"
+#include "tcp_send.c"
+#include "tcp_receive.c"
+#include "tcp.c"
 #include "verbs.c"
 #include "bell.c"
 
 static const struct transport *const transports[] = {
-  [CONN_SHM] = &shm_transport, [CONN_RDMA] = &rdma_transport, [CONN_FILE] = &file_transport
+  [CONN_SHM] = &shm_transport, [CONN_RDMA] = &rdma_transport, [CONN_FILE] = &file_transport, [CONN_TCP] = &tcp_transport,
 };
 static const struct transport *transport_of(const struct conn *c) { return transports[c->kind]; }

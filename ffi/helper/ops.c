@@ -2,6 +2,7 @@
 #include "memory.h"
 
 static void bell_ring(s32 bell);  // bell.c
+static void bell_ask(s32 bell, s32 fd, s32 conn, u32 events);
 static void map_settle(struct pool *p, const struct op *o);  // mapped.c
 
 // Frames have come free: somebody may have gone to sleep without one, and nothing else would wake it.

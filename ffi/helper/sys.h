@@ -23,7 +23,7 @@ typedef double f64;
 #define store_rlx(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 
 enum {
-  E_PERM = 1, E_INTR = 4, E_IO = 5, E_AGAIN = 11, E_NOMEM = 12, E_BUSY = 16, E_INVAL = 22, E_NFILE = 23,
+  E_PERM = 1, E_INTR = 4, E_IO = 5, E_AGAIN = 11, E_NOMEM = 12, E_FAULT = 14, E_BUSY = 16, E_INVAL = 22, E_NFILE = 23,
   E_PIPE = 32, E_NOSYS = 38, E_PROTO = 71, E_MSGSIZE = 90, E_CONNRESET = 104, E_NOBUFS = 105, E_TIMEDOUT = 110,
   E_STALE = 116, E_CANCELED = 125, E_OWNERDEAD = 130
 };
@@ -43,15 +43,18 @@ enum {
 #define MADV_COLLAPSE 25
 #define SIGBUS 7
 #define SIGSEGV 11
+enum { EPOLLIN = 1, EPOLLOUT = 4, EPOLLERR = 8, EPOLLHUP = 16, EPOLLRDHUP = 0x2000 };
+#define EPOLLONESHOT (1u << 30)
+#define EPOLLET (1u << 31)
 
 #if defined(__x86_64__)
 enum {
   NR_read = 0, NR_write = 1, NR_close = 3, NR_lseek = 8, NR_mmap = 9, NR_mprotect = 10, NR_munmap = 11, NR_rt_sigaction = 13,
   NR_rt_sigprocmask = 14, NR_sched_yield = 24, NR_mremap = 25, NR_madvise = 28, NR_nanosleep = 35,
-  NR_fsync = 74, NR_futex = 202, NR_preadv = 295, NR_pwritev = 296, NR_statx = 332,
-  NR_getpid = 39, NR_sendto = 44, NR_recvfrom = 45, NR_shutdown = 48, NR_gettid = 186, NR_clock_gettime = 228,
-  NR_epoll_ctl = 233, NR_tgkill = 234, NR_ppoll = 271, NR_epoll_pwait = 281, NR_io_uring_setup = 425,
-  NR_io_uring_enter = 426, NR_io_uring_register = 427
+  NR_ioctl = 16, NR_getpid = 39, NR_sendto = 44, NR_recvfrom = 45, NR_sendmsg = 46, NR_recvmsg = 47, NR_shutdown = 48,
+  NR_setsockopt = 54, NR_getsockopt = 55, NR_fsync = 74, NR_gettid = 186, NR_futex = 202, NR_clock_gettime = 228,
+  NR_epoll_ctl = 233, NR_tgkill = 234, NR_ppoll = 271, NR_epoll_pwait = 281, NR_preadv = 295, NR_pwritev = 296,
+  NR_statx = 332, NR_io_uring_setup = 425, NR_io_uring_enter = 426, NR_io_uring_register = 427
 };
 static inline s64 sys6(s64 n, s64 a, s64 b, s64 c, s64 d, s64 e, s64 f) {
   s64 r;
@@ -69,12 +72,13 @@ static inline void cpu_relax(void) { __asm__ volatile("pause" ::: "memory"); }
 static inline void fence_full(void) { __asm__ volatile("lock; orl $0, (%%rsp)" ::: "memory", "cc"); }
 #elif defined(__aarch64__)
 enum {
-  NR_epoll_ctl = 21, NR_epoll_pwait = 22, NR_close = 57, NR_lseek = 62, NR_read = 63, NR_write = 64, NR_preadv = 69, NR_pwritev = 70,
-  NR_ppoll = 73, NR_fsync = 82, NR_futex = 98, NR_nanosleep = 101, NR_statx = 291,
+  NR_epoll_ctl = 21, NR_epoll_pwait = 22, NR_ioctl = 29, NR_close = 57, NR_lseek = 62, NR_read = 63, NR_write = 64,
+  NR_preadv = 69, NR_pwritev = 70, NR_ppoll = 73, NR_fsync = 82, NR_futex = 98, NR_nanosleep = 101,
   NR_clock_gettime = 113, NR_sched_yield = 124, NR_tgkill = 131, NR_rt_sigaction = 134,
   NR_rt_sigprocmask = 135, NR_getpid = 172, NR_gettid = 178, NR_sendto = 206, NR_recvfrom = 207,
-  NR_shutdown = 210, NR_munmap = 215, NR_mremap = 216, NR_mmap = 222, NR_mprotect = 226, NR_madvise = 233,
-  NR_io_uring_setup = 425, NR_io_uring_enter = 426, NR_io_uring_register = 427
+  NR_setsockopt = 208, NR_getsockopt = 209, NR_shutdown = 210, NR_sendmsg = 211, NR_recvmsg = 212, NR_munmap = 215,
+  NR_mremap = 216, NR_mmap = 222, NR_mprotect = 226, NR_madvise = 233, NR_statx = 291, NR_io_uring_setup = 425,
+  NR_io_uring_enter = 426, NR_io_uring_register = 427
 };
 static inline s64 sys6(s64 n, s64 a, s64 b, s64 c, s64 d, s64 e, s64 f) {
   register s64 x8 __asm__("x8") = n;
@@ -101,6 +105,7 @@ static inline void fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 #define sys5(n, a, b, c, d, e) sys6(n, (s64)(a), (s64)(b), (s64)(c), (s64)(d), (s64)(e), 0)
 
 struct timespec { s64 sec, nsec; };
+struct iovec { u8 *base; u64 len; };
 
 static inline u64 now_ns(void) {
   struct timespec t;

@@ -50,7 +50,7 @@ static void uring_register(struct uring *u, u64 dev, u64 bytes) {
   u->dev = dev;
   lock(&busy);
   for (u64 at = 0; at < bytes && n < URING_PIECES; at += URING_PIECE)
-    pieces[n++] = (struct iovec){ dev + at, bytes - at < URING_PIECE ? bytes - at : URING_PIECE };
+    pieces[n++] = (struct iovec){ (u8 *)dev + at, bytes - at < URING_PIECE ? bytes - at : URING_PIECE };
   s64 r = sys4(NR_io_uring_register, u->fd, 0 /* IORING_REGISTER_BUFFERS */, pieces, n);
   unlock(&busy);
   u->registered = r < 0 ? 0 : (u64)n * URING_PIECE < bytes ? (u64)n * URING_PIECE : bytes;

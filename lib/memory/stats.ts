@@ -34,6 +34,8 @@ export interface PoolStats {
   bytesWritten: number;
   /** Bytes read from files. What the program's copies were worth is in `bytesCopiedIn`. */
   bytesRead: number;
+  /** Bytes copied to put back what a message's header had displaced: as many as the headers had. */
+  bytesPatched: number;
   /** Times the guard closed pages, and the pages closed (a page that is still closed costs nothing). */
   guards: { armed: number; pages: number };
   /** Faults on guarded pages, by access. */
@@ -90,7 +92,8 @@ const S = {
   armPages: 13,
   foreignPrivate: 14,
   huge: 15,
-  histogram: 16,
+  patched: 16,
+  histogram: 24,
   buckets: 24,
 } as const;
 
@@ -147,6 +150,7 @@ export function combine(
     bytesCopiedIn: js.bytesCopiedIn,
     bytesWritten: js.bytesWritten,
     bytesRead: js.bytesRead,
+    bytesPatched: at(S.patched),
     guards: { armed: at(S.arms), pages: at(S.armPages) },
     faults: { reads: at(S.reads), writes: at(S.writes) },
     restores: at(S.restores),

@@ -4,13 +4,14 @@
  * @module
  */
 import { MoatError } from "../../ffi/errors.ts";
-import type { RdmaAddress } from "../address.ts";
+import type { HostAddress } from "../address.ts";
+import { processId } from "../identity.ts";
 import type { PoolCore } from "../memory/core.ts";
 import type { Acceptor, ConnectSettings } from "../transport.ts";
 import { CmId, type ConnectRequest } from "../verbs/cm_id.ts";
 import { formatAddress } from "../verbs/socket_address.ts";
 import { Endpoint, READ_DEPTH } from "./endpoint.ts";
-import { decodeHello, encodeHello, type Hello, processId } from "./hello.ts";
+import { decodeHello, encodeHello, type Hello } from "./hello.ts";
 import { RdmaTransport } from "./transport.ts";
 
 // The local acknowledgement timeout is 4.096 us x 2^16, about 0.27 s (devices may wait up to four times as
@@ -41,7 +42,7 @@ function own(core: PoolCore, endpoint: Endpoint): Uint8Array {
 /** Connects to a listener. */
 export async function connectRdma(
   core: PoolCore,
-  to: RdmaAddress,
+  to: HostAddress,
   settings: ConnectSettings,
 ): Promise<RdmaTransport> {
   if (to.host === "" || to.port === 0) {
@@ -90,7 +91,7 @@ export class RdmaListener implements Acceptor {
   /** Listens. */
   static async open(
     core: PoolCore,
-    at: RdmaAddress,
+    at: HostAddress,
     settings: ConnectSettings,
   ): Promise<RdmaListener> {
     const id = CmId.create();
@@ -103,7 +104,7 @@ export class RdmaListener implements Acceptor {
     return new RdmaListener(core, id, at, settings);
   }
 
-  private constructor(core: PoolCore, id: CmId, at: RdmaAddress, settings: ConnectSettings) {
+  private constructor(core: PoolCore, id: CmId, at: HostAddress, settings: ConnectSettings) {
     this.#core = core;
     this.#id = id;
     this.#settings = settings;

@@ -5,6 +5,7 @@
  * @module
  */
 import { MoatError } from "../../ffi/errors.ts";
+import type { Identity } from "../identity.ts";
 
 /** The version of the protocol in ffi/helper/rdma.h. */
 export const VERSION = 1;
@@ -14,23 +15,13 @@ const MAGIC = 0x74616f4d; // "Moat"
 export const HELLO_SIZE = 52;
 
 /** A side's pool, and who it is. */
-export interface Hello {
+export interface Hello extends Identity {
   /** The address of the device view, and the key to read it. */
   readonly base: number;
   readonly rkey: number;
   /** Pages of the device view. */
   readonly frames: number;
   readonly pageSize: number;
-  /** The thread that drives it, and the process it is in: two ends in one thread cannot wait for each other. */
-  readonly thread: number;
-  readonly process: Uint8Array;
-}
-
-let own: Uint8Array | undefined;
-
-/** Tells this process from any other, on any host. */
-export function processId(): Uint8Array {
-  return own ??= crypto.getRandomValues(new Uint8Array(16));
 }
 
 /** The greeting on the wire. All numbers are little-endian. */
@@ -86,9 +77,4 @@ export function decodeHello(bytes: Uint8Array, peer: string, pageSize: number): 
     throw new MoatError("PEER_PROTOCOL", `${peer} offers a pool that cannot be`, {});
   }
   return hello;
-}
-
-/** The thread at the other end if it is of this process, else 0. */
-export function threadHere(hello: Hello): number {
-  return hello.process.every((byte, i) => byte === processId()[i]) ? hello.thread : 0;
 }

@@ -6,14 +6,13 @@
  */
 import { RDMA_QUERY } from "../../ffi/helper.ts";
 import { OP, RDMA } from "../../ffi/layout.ts";
-import { type PoolCore, type Region, resolveData } from "../memory/core.ts";
-import type { PoolBuffer } from "../memory/buffer.ts";
+import { threadHere } from "../identity.ts";
+import { Landings } from "../landings.ts";
+import type { PoolCore } from "../memory/core.ts";
 import { NativeTransport, type Opened } from "../native_transport.ts";
 import type { Ended } from "../transport.ts";
 import type { Endpoint } from "./endpoint.ts";
-import { type Hello, threadHere } from "./hello.ts";
-
-const ECANCELED = 125;
+import type { Hello } from "./hello.ts";
 
 /** Bytes of the largest message that is copied through a slot. */
 const EAGER_MAX = RDMA.slotBytes - RDMA.headerBytes;
@@ -21,17 +20,6 @@ const RAW_EAGER_MAX = RDMA.slotBytes;
 
 /** Milliseconds a goodbye may take to arrive. */
 const FAREWELL = 2000;
-
-/** A place for a message: a buffer made for it, and the receive into that. */
-interface Landing {
-  readonly buffer: PoolBuffer;
-  readonly region: Region;
-  /** Read before the program asked for it. */
-  readonly ahead: boolean;
-}
-
-/** The part of a pool that messages read ahead may take. */
-const AHEAD = 1 / 4;
 
 /** One `rdma://` connection. */
 export class RdmaTransport extends NativeTransport {
@@ -41,8 +29,7 @@ export class RdmaTransport extends NativeTransport {
   readonly fd: number;
   readonly #endpoint: Endpoint;
   readonly #raw: { messageBytes: number } | undefined;
-  readonly #landings = new Map<number, Landing>();
-  #bytesAhead = 0;
+  readonly #landings: Landings;
   #detached = false;
   #failure: unknown;
 
@@ -64,6 +51,7 @@ export class RdmaTransport extends NativeTransport {
     this.fd = endpoint.eventFd;
     this.eagerMax = raw ? RAW_EAGER_MAX : EAGER_MAX;
     this.attach(endpoint.addTo(core, raw !== undefined), this.eagerMax);
+    this.#landings = new Landings(core, this.conn);
   }
 
   /** It is connected. Raw peers say nothing of themselves. */
@@ -83,65 +71,19 @@ export class RdmaTransport extends NativeTransport {
 
   override next(): Ended | undefined {
     for (;;) {
-      while (this.core.helper.moat_conn_wants(this.conn) !== 0) this.#land();
+      this.#landings.find(this.#raw?.messageBytes);
       const ended = super.next();
       if (!ended) {
         if (this.#query("stuck")) this.#destroyQueuePair();
         return undefined;
       }
-      if (!this.#landings.has(ended.op)) return ended;
-      this.#landed(ended.op).buffer.free(); // nobody has asked for it, or it was not read
+      if (!this.#landings.drop(ended.op)) return ended;
     }
-  }
-
-  // An announced message gets a buffer of its own in the pool, which is then received into.
-  #land(): void {
-    const { core, conn } = this, { helper } = core;
-    const wanted = helper.moat_conn_wants(conn), ahead = wanted < 0;
-    const length = this.#raw?.messageBytes ?? Math.abs(wanted);
-    let buffer: PoolBuffer | undefined, region: Region | undefined, op = -1;
-    if (!ahead || this.#bytesAhead + length <= core.pool.byteLength * AHEAD) {
-      try {
-        buffer = core.pool.alloc(length);
-        region = resolveData(core, buffer, "recv").region!;
-        op = core.in(region, "none");
-      } catch {
-        buffer?.free(); // no room: a receive that waits fails, and the message stays for the next
-      }
-    }
-    const r = helper.moat_conn_land(conn, op);
-    if (op < 0) return;
-    if (r === 0) {
-      this.#landings.set(op, { buffer: buffer!, region: region!, ahead });
-      if (ahead) this.#bytesAhead += length;
-    } else {
-      helper.moat_op_done(op, -ECANCELED);
-      helper.moat_op_free(op);
-      buffer!.free();
-    }
-  }
-
-  // Forgets a receive that has ended.
-  #landed(op: number): Landing {
-    const landing = this.#landings.get(op)!;
-    this.#landings.delete(op);
-    this.core.helper.moat_op_free(op);
-    if (landing.ahead) this.#bytesAhead -= landing.buffer.byteLength;
-    return landing;
   }
 
   protected open(op: number, at: number): Opened {
-    const copy = this.copyOf(op, at);
-    if (copy) return copy;
-    const { core, report } = this;
-    const { buffer, region: { state } } = this.#landed(report.getUint32(at + OP.seq, true));
-    const got = Number(report.getBigUint64(at + OP.got, true));
-    core.counters.bytesReceived += got;
-    // The release must not hold the buffer: a message that is dropped is released when it is collected.
-    const release = (): void => {
-      if (!state.freed) core.retire(state);
-    };
-    return { bytes: buffer.bytes.subarray(0, got), copied: false, detaches: true, release };
+    const { report } = this, got = Number(report.getBigUint64(at + OP.got, true));
+    return this.copyOf(op, at) ?? this.#landings.open(report.getUint32(at + OP.seq, true), got);
   }
 
   #query(what: keyof typeof RDMA_QUERY): number {

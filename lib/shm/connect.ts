@@ -7,13 +7,13 @@ import { MoatError } from "../../ffi/errors.ts";
 import { cString, libc } from "../../ffi/libc.ts";
 import type { PoolCore } from "../memory/core.ts";
 import { reactor, type Source } from "../reactor.ts";
+import { untilReady } from "../readiness.ts";
 import type { Acceptor, ConnectSettings } from "../transport.ts";
 import { checkHello, hello, HELLO_SIZE } from "./hello.ts";
 import {
   acceptSocket,
   connectSocket,
   listenSocket,
-  type Packet,
   peerCredentials,
   receivePacket,
   sendPacket,
@@ -33,44 +33,6 @@ function checkUser(fd: number, where: string, uids: readonly number[]): void {
   );
 }
 
-// Resolves with the first packet on a socket.
-function firstPacket(fd: number, where: string, settings: ConnectSettings): Promise<Packet> {
-  const { timeout, signal } = settings, loop = reactor();
-  return new Promise((resolve, reject) => {
-    const finish = (tell: () => void): void => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", abort);
-      loop.remove(source, fd);
-      tell();
-    };
-    const source: Source = {
-      poll: () => {
-        try {
-          const packet = receivePacket(fd, HELLO_SIZE + 1);
-          if (!packet) return false;
-          finish(() => resolve(packet));
-        } catch (error) {
-          finish(() => reject(error));
-        }
-        return true;
-      },
-      arm: () => source.poll(),
-    };
-    const abort = (): void => finish(() => reject(signal?.reason));
-    const timer = setTimeout(() =>
-      finish(() =>
-        reject(
-          new MoatError("TIMED_OUT", `${where}: no greeting within ${timeout} ms`, {
-            hint: "the other side is busy, or does not accept connections",
-          }),
-        )
-      ), timeout);
-    signal?.addEventListener("abort", abort, { once: true });
-    loop.add(source, fd, -1);
-    if (signal?.aborted) abort();
-  });
-}
-
 // Sends our greeting and reads the peer's. The socket is the transport's, or closed, afterwards.
 async function greet(
   core: PoolCore,
@@ -83,7 +45,12 @@ async function greet(
     checkUser(fd, where, settings.uids);
     ring = makeRing(core);
     sendPacket(fd, hello(core.frames), [core.memfd, ring.fd]);
-    const packet = await firstPacket(fd, where, settings);
+    const packet = await untilReady(
+      fd,
+      () => receivePacket(fd, HELLO_SIZE + 1),
+      `${where}: no greeting`,
+      settings,
+    );
     if (packet.data.length === 0) {
       for (const each of packet.fds) libc().close(each);
       throw new MoatError("PEER_LOST", `${where}: the other side hung up before it greeted`, {

@@ -1,0 +1,207 @@
+// The transport over TCP (tcp.h): moving on, the end, what JavaScript calls.
+#include "conn.h"
+
+// ---- the state of a connection
+
+static void rx_stop(struct conn *c, s32 status) {
+  if (c->rx_op >= 0) rx_fail(c, c->rx_op, status);
+  c->rx_op = -1;
+  c->rx_wants = 0;
+  fail_queue(c, &c->rq, status);
+}
+// The peer sends what is not the protocol: everything ends here, and the peer hears no more of it.
+static void tcp_cut_off(struct conn *c) {
+  c->state = CONN_BROKEN;
+  c->tx_dead = c->rx_end = 1;
+  fail_sends(c, -E_PROTO);
+  rx_stop(c, -E_PROTO);
+  sys2(NR_shutdown, c->fd, 2 /* SHUT_RDWR */);
+}
+
+// Draws the conclusions of what has been sent and received.
+static void tcp_settle(struct conn *c) {
+  if (c->state == CONN_OPEN || c->state == CONN_LOST) {
+    if (c->rx_bye)
+      c->state = (c->rx_bye & 0xff) == T_FINISHED ? CONN_ENDED : CONN_PEER_ABORTED;
+    else if (c->rx_end)
+      c->state = CONN_LOST;
+  }
+  if (c->state == CONN_OPEN) return;
+  s32 status = state_error(c->state);
+  if (c->state != CONN_ABORTED || c->tx_dead) fail_sends(c, status);  // nobody reads them any more
+  // What arrived before the end can still be received.
+  if ((c->rx_end || (c->rx_bye && c->rx_bye < 0x100)) && (c->rx_op >= 0 || (c->rq.head >= 0 && !rx_whole(c))))
+    rx_stop(c, status);
+}
+
+static void tcp_move(struct conn *c, s32 me, int ahead, int lazy) {
+  if (c->state == CONN_BROKEN) return;
+  if (!lazy || !(c->asked & EPOLLOUT)) tcp_flush(c);
+  if (tcp_receive(c, me, ahead, lazy) < 0)
+    tcp_cut_off(c);
+  else
+    tcp_settle(c);
+}
+
+// Whoever calls: a handler may bring about what JavaScript sleeps for, and the doorbell's thread then finds
+// nothing that it would ring for.
+static int tcp_poll(struct conn *c, s32 me) {
+  tcp_move(c, me, 0, c->asked && ++c->looks % 16);
+  int work = c->cq.head >= 0 || c->rx_wants;
+  if (work && c->asleep) {
+    c->asleep = 0;
+    bell_ring(c->bell);
+  }
+  return work;
+}
+static void tcp_check(struct conn *c, s32 me) { (void)c, (void)me; }
+
+// ---- the doorbell's thread
+
+// Asks it to wait for what would move the connection on. After a hang-up nothing new is to be heard.
+static void tcp_ask(struct conn *c, s32 me) {
+  u32 want = 0;
+  if (!c->rx_end && (c->rx_op >= 0 || rx_hunger(c, 1))) want |= EPOLLIN;
+  if (tx_waits(c)) want |= EPOLLOUT;
+  if (!c->hup) want |= EPOLLRDHUP;
+  if (!(want & ~c->asked)) return;
+  c->asked = want;
+  bell_ask(c->bell, c->fd, me, want);
+}
+static int tcp_arm(struct conn *c, s32 me) {
+  tcp_move(c, me, 1, c->asked != 0);
+  if (c->cq.head >= 0 || c->rx_wants) return 1;
+  if (c->state != CONN_BROKEN) tcp_ask(c, me);
+  return 0;
+}
+static int tcp_event(struct conn *c, s32 me) {
+  u32 state = c->state;
+  c->asked = 0;
+  if (c->ready & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) c->hup = 1;
+  return tcp_arm(c, me) || c->state != state;
+}
+
+// A peer that vanished says nothing, and a timeout of the kernel's (TCP_USER_TIMEOUT) would also end a
+// connection whose peer is there but does not read. So: are acknowledgements missing that a living peer's
+// kernel would have sent? Every two seconds, while there is something to acknowledge.
+static int tcp_tick(struct conn *c, s32 me) {
+  if (!c->tx_unsure || c->tx_dead || ++c->tx_ticks % 4) return 0;
+  struct { u8 state, ca, retransmits, probes, rest[4]; u32 word[32]; } info = { 0 };
+  u32 size = sizeof info;
+  if (sys5(NR_getsockopt, c->fd, 6 /* IPPROTO_TCP */, 11 /* TCP_INFO */, &info, &size) < 0) return 0;
+  u32 unacked = info.word[4], last_ack = info.word[12];  // milliseconds since
+  s32 unsent = 0;
+  sys3(NR_ioctl, c->fd, 0x5411 /* SIOCOUTQ */, &unsent);
+  if (!unsent) c->tx_unsure = 0;
+  if (last_ack < SILENCE_MS || !((unacked && info.retransmits >= 4) || info.probes >= 4)) return 0;
+  tx_failed(c);
+  sys2(NR_shutdown, c->fd, 2 /* SHUT_RDWR */);
+  tcp_move(c, me, 0, 0);
+  return 1;
+}
+
+// ---- taking
+
+static s32 tcp_take(struct conn *c, s32 me) {
+  struct op *o = &c->taken;
+  if (c->rx_taken) rx_consume(c);  // handed over, and not collected
+  tcp_move(c, me, 1, 0);
+  if (!rx_whole(c) || !rx_small(c)) {
+    int more = c->rx_has && (rx_whole(c) || !c->rx_end);  // a large one, as an operation, which JavaScript gives a place
+    return more ? 0 : state_error(c->state);
+  }
+  o->kind = OP_TAKE;
+  o->flags = 0;
+  o->len = o->got = c->rx.len;
+  o->d.kind = D_EAGER;
+  o->head_len = c->rx.head;
+  memcpy(c->head, c->stage + c->in_head, c->rx.head);
+  rx_settle(c);
+  c->rx_taken = 1;
+  return 1;
+}
+
+// Did the receive wait for this place still?
+static f64 tcp_wants(struct conn *c) {
+  return c->rx_wants && c->rx_op < 0 && c->rq.head >= 0 && G.op[c->rq.head].kind == OP_TAKE ? (f64)c->rx.len : 0;
+}
+static s32 tcp_land(struct conn *c, s32 me, s32 op) {
+  if (!tcp_wants(c) || (op >= 0 && G.op[op].len < c->rx.len)) return -E_AGAIN;
+  c->rx_wants = 0;
+  s32 take = pop(&c->rq);
+  if (op < 0) {
+    complete(c, take, -E_NOBUFS);
+    return 0;
+  }
+  G.op[op].conn = me;
+  G.op[op].flags |= OP_AHEAD;
+  G.op[op].seq = (u32)take;
+  rx_begin(c, op);
+  return 0;
+}
+
+// ---- the end
+
+static void tcp_drop(struct conn *c) {
+  rx_stop(c, -E_CANCELED);
+  c->rx_taken = 0;
+  c->rx_parked = -1;
+  c->rx_drop = 1;
+}
+static void tcp_end(struct conn *c, s32 abort) {
+  if (c->tx_op >= 0) {
+    if (c->tx_at) c->tx_torn = 1;
+    tx_end(c, -E_CANCELED);
+  }
+  if (c->state != CONN_BROKEN) tcp_drop(c);
+  c->tx_bye = abort ? T_ABORTED : T_FINISHED;
+}
+static void tcp_hang_up(struct conn *c) { sys2(NR_shutdown, c->fd, 2 /* SHUT_RDWR */); }
+static u32 tcp_held(struct conn *c) { return c->rx_op >= 0; }
+static void tcp_remove(struct conn *c) {
+  if (c->stage) sys2(NR_munmap, c->stage, STAGE_BYTES);
+  if (c->out) sys2(NR_munmap, c->out, OUT_BYTES);
+  c->stage = c->out = 0;
+}
+
+// ---- what JavaScript calls
+
+EXPORT s32 moat_tcp_add(s32 pool, s32 fd, s32 local_tid) {
+  if (!pool_of(pool)) return -E_INVAL;
+  struct conn *c;
+  s32 i = conn_new(pool, CONN_TCP, fd, local_tid, &c);
+  if (i < 0) return i;
+  c->rx_op = c->rx_parked = c->tx_op = -1;
+  c->rx_chunk = 4096;
+  conn_begin(c);
+  return i;
+}
+// No message will be received any more: what comes is thrown away, so that the peer is not held back by it.
+EXPORT s32 moat_tcp_drop(s32 i) {
+  struct conn *c = conn_at(i);
+  if (!c) return -E_INVAL;
+  lock(&c->lock);
+  if (c->state != CONN_BROKEN && !c->rx_drop) tcp_drop(c);
+  unlock(&c->lock);
+  return 0;
+}
+// May the socket be closed? 0: not yet, the peer's kernel has not got everything. 1: yes. 2: it has to be reset,
+// because the stream stops in the middle of a message.
+EXPORT s32 moat_tcp_done(s32 i) {
+  struct conn *c = conn_at(i);
+  if (!c) return -E_INVAL;
+  lock(&c->lock);
+  s32 unsent = 0;
+  if (c->state != CONN_BROKEN) tcp_move(c, i, 1, 0);
+  sys3(NR_ioctl, c->fd, 0x5411 /* SIOCOUTQ */, &unsent);
+  s32 r = c->tx_torn ? 2 : c->tx_dead || (c->tx_shut && !unsent) ? 1 : 0;
+  unlock(&c->lock);
+  return r;
+}
+
+static const struct transport tcp_transport = {
+  .poll = tcp_poll, .check = tcp_check, .eager = tcp_eager, .flush = tcp_flush, .take = tcp_take, .arm = tcp_arm,
+  .end = tcp_end, .hang_up = tcp_hang_up, .collect = tcp_collect, .remove = tcp_remove, .held = tcp_held,
+  .event = tcp_event, .tick = tcp_tick, .wants = tcp_wants, .land = tcp_land, .oneshot = 1,
+  .transit_ns = TCP_TRANSIT_NS,
+};

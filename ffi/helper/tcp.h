@@ -1,0 +1,74 @@
+// The transport over TCP: a stream of frames, each a header of 16 bytes and what it announces. Version 1,
+// little-endian. Before the first frame each side sends the greeting of lib/tcp/hello.ts, of a fixed length.
+//
+//   T_MESSAGE  the message's own header of h bytes (h may be 0) and its len bytes of data. Where h <= len the
+//              header travels in the place of the first h bytes of the data, and they travel last:
+//                  [header][data h..len)[data 0..h)
+//              so that the receiver's pages are filled in one piece at their own offsets, and then h bytes are
+//              patched (Brustoloni 1999, header patching). Where h > len: [header][data].
+//   T_BYE      the last frame, and the end of the stream behind it: the sender closed, or aborted.
+//
+// There are no credits: who does not receive does not read, and TCP holds the sender back. Large messages go
+// from the sender's pages into the receiver's; only small ones, and the 16 bytes of a header, pass through the
+// stage. The kernel's copy of the last byte is a send's completion.
+#ifndef MOAT_TCP_H
+#define MOAT_TCP_H
+#include "memory.h"
+
+enum { T_MESSAGE = 1, T_BYE };
+enum { T_FINISHED = 1, T_ABORTED };  // what a goodbye's flag says
+struct frame {
+  u8 kind, flag;
+  u16 head;   // bytes of the message's own header
+  u32 zero;
+  u64 len;    // bytes of data
+};
+_Static_assert(sizeof(struct frame) == 16, "the wire format");
+#define FRAME 16u
+
+#define STAGE_BYTES (64u << 10)
+#define TCP_EAGER_MAX (16u << 10)
+#define TCP_SMALL (TCP_EAGER_MAX + HEADER_MAX)  // data and header up to which a message passes through the stage
+#define OUT_BYTES (TCP_EAGER_MAX + 4096u)
+#define TCP_IOVS 48
+#define TCP_TRANSIT_NS 500000000ul
+#define SILENCE_MS 15000u  // without any acknowledgement, when there should have been many
+
+struct msghdr {
+  void *name;
+  u32 namelen, pad;
+  struct iovec *iov;
+  u64 iovlen;
+  void *control;
+  u64 controllen;
+  s32 flags, pad2;
+};
+
+// A walk through the bytes of a send: a list of runs of frames, or (`flat`) bytes in one piece.
+struct walk { struct runs it; const u8 *flat; struct run run; u64 off; };
+
+#define TCP_FIELDS {                                                                                          \
+  u8 *stage, *out;         /* STAGE_BYTES and OUT_BYTES, mapped at their first use */                         \
+  u32 in_head, in_tail;    /* what has been read into the stage and is not consumed */                        \
+  u32 rx_chunk;            /* how much to read at a time when it is not known what comes */                   \
+  u32 rx_has;              /* rx is the frame at the head, its 16 bytes consumed */                           \
+  struct frame rx;                                                                                            \
+  u64 rx_at;               /* bytes of its data that are in place, or (discarding) of it that are gone */     \
+  s32 rx_op;               /* the receive it goes into, or -1 */                                              \
+  s32 rx_parked;           /* the receive whose message is still at the head of the stage, or -1 */           \
+  u32 rx_taken;            /* the message taken is still there */                                             \
+  u32 rx_wants;            /* the frame at the head waits for JavaScript to say where to */                   \
+  u32 rx_bye, rx_end;      /* the goodbye (0x100: still behind messages); the stream has ended somehow */     \
+  u32 rx_drop;             /* nobody wants what comes */                                                      \
+  s32 tx_op;               /* the send being sent, or -1, and how much of it (frame and all) is */            \
+  u64 tx_at;                                                                                                  \
+  struct frame tx;                                                                                            \
+  struct walk tx_walk;                                                                                        \
+  u32 out_head, out_tail;  /* bytes that the socket did not take */                                           \
+  u32 tx_bye, tx_shut;     /* the goodbye that is to be sent; it has been */                                  \
+  u32 tx_dead, tx_torn;    /* nothing can be sent any more; the stream stops in the middle of a frame */      \
+  u32 tx_unsure, tx_ticks; /* sent since the peer was last known to have acknowledged everything */           \
+  u32 asked, looks;        /* what the doorbell's thread waits for; looks in vain meanwhile */                \
+}
+
+#endif

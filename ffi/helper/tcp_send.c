@@ -1,0 +1,214 @@
+// Sending over TCP: from the pages of a send into the socket, in as many steps as the socket wants.
+#include "conn.h"
+
+static struct walk walk_of(const struct op *o) {
+  struct pool *p = &G.pool[o->pool];
+  struct walk w = { runs_of(p->dev, p->frames, &o->d), 0, { 0, 0 }, 0 };
+  if (o->flags & OP_STAGED) {  // a copy that JavaScript keeps: as good as frames
+    w.flat = (const u8 *)o->src;
+  } else if (runs_next(&w.it, &w.run) == 1) {
+    w.off = o->d.off;
+  }
+  return w;
+}
+// Steps over neighbouring bytes, at most `most`; returns how many. 0 at the end of the list.
+static u64 walk_on(struct walk *w, u64 most, u8 **at) {
+  if (w->flat) {
+    *at = (u8 *)w->flat + w->off;
+    w->off += most;
+    return most;
+  }
+  if (w->off == (u64)w->run.count << G.page_shift) {
+    if (runs_next(&w->it, &w->run) != 1) return 0;
+    w->off = 0;
+  }
+  u64 n = ((u64)w->run.count << G.page_shift) - w->off;
+  if (n > most) n = most;
+  *at = (u8 *)(w->it.base + ((u64)w->run.frame << G.page_shift)) + w->off;
+  w->off += n;
+  return n;
+}
+static void walk_over(struct walk *w, u64 n) {
+  u8 *at;
+  for (u64 k; n && (k = walk_on(w, n, &at)); n -= k)
+    ;
+}
+
+static s64 send_iov(struct conn *c, struct iovec *iov, u32 n) {
+  struct msghdr m = { 0, 0, 0, iov, n, 0, 0, 0, 0 };
+  c->tx_unsure = 1;
+  return sys3(NR_sendmsg, c->fd, &m, 0x4040 /* MSG_DONTWAIT | MSG_NOSIGNAL */);
+}
+
+// ---- large messages
+
+// The parts of a send's bytes on the wire: frame, own header, data from `flip` on, the data before that.
+struct parts { u64 head, data, tail, end, flip; };
+static struct parts parts_of(const struct frame *f) {
+  u64 flip = f->head <= f->len ? f->head : 0, data = FRAME + (u64)f->head, tail = data + f->len - flip;
+  return (struct parts){ FRAME, data, tail, tail + flip, flip };
+}
+static u32 gather(struct walk *w, u64 n, struct iovec *iov, u32 k) {
+  u8 *at;
+  for (u64 got; n && k < TCP_IOVS && (got = walk_on(w, n, &at)); n -= got) iov[k++] = (struct iovec){ at, got };
+  return k;
+}
+
+static void tx_begin(struct conn *c, s32 i) {
+  struct op *o = &G.op[i];
+  store_rel(&o->state, OP_POSTED);
+  c->inflight++;
+  c->tx_op = i;
+  c->tx_at = 0;
+  c->tx = (struct frame){ T_MESSAGE, 0, (u16)(o->head_frame ? o->head_len : 0), 0, o->len };
+  c->tx_walk = walk_of(o);
+  walk_over(&c->tx_walk, parts_of(&c->tx).flip);
+}
+static void tx_end(struct conn *c, s32 status) {
+  s32 i = c->tx_op;
+  c->tx_op = -1;
+  c->inflight--;
+  complete(c, i, status);
+}
+
+// Sends what the socket takes of the send under way.
+static s64 tx_some(struct conn *c) {
+  struct op *o = &G.op[c->tx_op];
+  struct parts p = parts_of(&c->tx);
+  struct iovec iov[TCP_IOVS];
+  struct walk w = c->tx_walk;
+  u64 at = c->tx_at;
+  u32 k = 0;
+  if (at < p.head) {
+    iov[k++] = (struct iovec){ (u8 *)&c->tx + at, p.head - at };
+    at = p.head;
+  }
+  if (at < p.data) {
+    iov[k++] = (struct iovec){ frame_at(&G.pool[o->pool], o->head_frame - 1) + (at - p.head), p.data - at };
+    at = p.data;
+  }
+  if (at < p.tail) k = gather(&w, p.tail - at, iov, k);
+  if (p.flip && k < TCP_IOVS) {  // else the rest comes another time
+    struct walk first = walk_of(o);
+    u64 done = at > p.tail ? at - p.tail : 0;
+    walk_over(&first, done);
+    k = gather(&first, p.flip - done, iov, k);
+  }
+  s64 n = send_iov(c, iov, k);
+  if (n <= 0) return n;
+  u64 from = c->tx_at < p.data ? p.data : c->tx_at, to = c->tx_at += (u64)n;
+  if (to > p.tail) to = p.tail;
+  if (to > from) walk_over(&c->tx_walk, to - from);
+  if (c->tx_at == p.end) tx_end(c, 0);
+  return n;
+}
+
+// ---- all that is to be sent
+
+static void fail_sends(struct conn *c, s32 status) {
+  if (c->tx_op >= 0) {
+    if (c->tx_at) c->tx_torn = 1;
+    tx_end(c, status);
+  }
+  fail_queue(c, &c->sq, status);
+}
+
+static int out_room(struct conn *c) { return c->out || (c->out = map_anonymous(OUT_BYTES)); }
+
+// The socket said no for good.
+static void tx_failed(struct conn *c) {
+  c->tx_dead = 1;
+  if (c->state == CONN_OPEN) c->state = CONN_LOST;  // what the peer sent before can still be received
+}
+
+// What is left of a small message, or the goodbye.
+static s64 out_some(struct conn *c) {
+  struct iovec iov = { c->out + c->out_head, c->out_tail - c->out_head };
+  s64 n = send_iov(c, &iov, 1);
+  if (n > 0) c->out_head += (u32)n;
+  if (c->out_head == c->out_tail) c->out_head = c->out_tail = 0;
+  return n;
+}
+static void out_put(struct conn *c, const void *from, u32 len) {
+  memcpy(c->out + c->out_tail, from, len);
+  c->out_tail += len;
+}
+
+// The goodbye, once all before it is sent, and the end of the stream behind it.
+static int bye_some(struct conn *c) {
+  if (!c->tx_bye || c->tx_shut || c->tx_torn) return 0;
+  if (c->tx_bye < 0x100) {
+    struct frame f = { T_BYE, (u8)c->tx_bye, 0, 0, 0 };
+    if (!out_room(c)) return 0;
+    out_put(c, &f, sizeof f);
+    c->tx_bye |= 0x100;
+    return 1;
+  }
+  c->tx_shut = 1;
+  sys2(NR_shutdown, c->fd, 1 /* SHUT_WR */);
+  return 0;
+}
+
+// Sends what there is to send, as far as the socket takes it.
+static void tcp_flush(struct conn *c) {
+  while (!c->tx_dead) {
+    s64 n;
+    if (c->out_head != c->out_tail)
+      n = out_some(c);
+    else if (c->tx_op >= 0)
+      n = tx_some(c);
+    else if (c->sq.head >= 0) {
+      tx_begin(c, pop(&c->sq));
+      continue;
+    } else if (bye_some(c))
+      continue;
+    else
+      return;
+    if (n == -E_AGAIN) return;
+    if (n <= 0 && n != -E_INTR) tx_failed(c);
+  }
+}
+static int tx_waits(const struct conn *c) {
+  return !c->tx_dead && (c->out_head != c->out_tail || c->tx_op >= 0 || c->sq.head >= 0);
+}
+
+static void tcp_ask(struct conn *c, s32 me);
+
+static s32 tcp_eager(struct conn *c, s32 me, const u8 *src, u32 len) {
+  if (len > TCP_EAGER_MAX) return -E_INVAL;
+  lock(&c->lock);
+  s32 r = state_error(c->state);
+  if (!r && tx_waits(c)) {
+    tcp_flush(c);
+    if (tx_waits(c)) r = -E_AGAIN;
+  }
+  if (!r && !out_room(c)) r = -E_AGAIN;
+  struct frame f = { T_MESSAGE, 0, 0, 0, len };
+  s64 n = 0;
+  if (!r) {
+    struct iovec iov[2] = { { (u8 *)&f, FRAME }, { (u8 *)src, len } };
+    n = send_iov(c, iov, len ? 2 : 1);
+    if (n == -E_AGAIN || n == -E_INTR || n == -E_FAULT) n = 0;
+    if (n < 0) {
+      tx_failed(c);
+      r = state_error(c->state);
+    }
+  }
+  unlock(&c->lock);
+  if (r || n == FRAME + len) return r;
+  // Only the thread that owns the channel sends, so nobody comes between; and the bytes may be guarded memory
+  // (that is an EFAULT), whose fault must find the lock free.
+  u32 at = 0;
+  if (n < FRAME) {
+    at = FRAME - (u32)n;
+    memcpy(c->out, (u8 *)&f + n, at);
+    n = FRAME;
+  }
+  memcpy(c->out + at, src + (n - FRAME), len - (u32)(n - FRAME));
+  lock(&c->lock);
+  c->out_tail = at + len - (u32)(n - FRAME);
+  tcp_flush(c);
+  if (tx_waits(c)) tcp_ask(c, me);  // JavaScript may go to sleep without being asked to look again
+  unlock(&c->lock);
+  return 0;
+}

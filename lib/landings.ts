@@ -1,0 +1,99 @@
+/**
+ * Places for announced messages: what a transport receives large ones into when nobody has given a buffer.
+ *
+ * @module
+ */
+import { type PoolCore, type Region, resolveData } from "./memory/core.ts";
+import type { PoolBuffer } from "./memory/buffer.ts";
+import type { Opened } from "./native_transport.ts";
+
+const ECANCELED = 125;
+
+/** The part of a pool that messages read ahead may take. */
+const AHEAD = 1 / 4;
+
+/** A place for a message: a buffer made for it, and the receive into that. */
+interface Landing {
+  readonly buffer: PoolBuffer;
+  readonly region: Region;
+  /** Received before the program asked for it. */
+  readonly ahead: boolean;
+}
+
+/** The places of one connection. */
+export class Landings {
+  readonly #core: PoolCore;
+  readonly #conn: number;
+  readonly #landings = new Map<number, Landing>();
+  #bytesAhead = 0;
+
+  constructor(core: PoolCore, conn: number) {
+    this.#core = core;
+    this.#conn = conn;
+  }
+
+  /**
+   * Gives every message that wants one a place.
+   *
+   * @param fixed the bytes to receive into where the size of a message is not announced
+   */
+  find(fixed?: number): void {
+    const { helper } = this.#core;
+    for (let wanted; (wanted = helper.moat_conn_wants(this.#conn)) !== 0;) {
+      this.#land(wanted, fixed);
+    }
+  }
+
+  // An announced message gets a buffer of its own in the pool, which is then received into.
+  #land(wanted: number, fixed: number | undefined): void {
+    const core = this.#core, { helper } = core;
+    const ahead = wanted < 0, length = fixed ?? Math.abs(wanted);
+    let buffer: PoolBuffer | undefined, region: Region | undefined, op = -1;
+    if (!ahead || this.#bytesAhead + length <= core.pool.byteLength * AHEAD) {
+      try {
+        buffer = core.pool.alloc(length);
+        region = resolveData(core, buffer, "recv").region!;
+        op = core.in(region, "none");
+      } catch {
+        buffer?.free(); // no room: a receive that waits fails, and the message stays for the next
+      }
+    }
+    const r = helper.moat_conn_land(this.#conn, op);
+    if (op < 0) return;
+    if (r === 0) {
+      this.#landings.set(op, { buffer: buffer!, region: region!, ahead });
+      if (ahead) this.#bytesAhead += length;
+    } else {
+      helper.moat_op_done(op, -ECANCELED);
+      helper.moat_op_free(op);
+      buffer!.free();
+    }
+  }
+
+  /** Frees the place whose receive has ended, if it is one: nobody has asked for it, or it was not filled. */
+  drop(op: number): boolean {
+    if (!this.#landings.has(op)) return false;
+    this.#take(op).buffer.free();
+    return true;
+  }
+
+  /** The message of `length` bytes that was received by `op`. */
+  open(op: number, length: number): Opened {
+    const core = this.#core, { buffer, region: { state } } = this.#take(op);
+    core.counters.bytesReceived += length;
+    // The release must not hold the buffer: a message that is dropped is released when it is collected.
+    const release = (): void => {
+      if (!state.freed) core.retire(state);
+    };
+    return { bytes: buffer.bytes.subarray(0, length), copied: false, detaches: true, release };
+  }
+
+  // Forgets a receive that has ended.
+  #take(op: number): Landing {
+    const landing = this.#landings.get(op)!;
+    this.#landings.delete(op);
+    this.#core.helper.moat_op_free(op);
+    if (landing.ahead) this.#bytesAhead -= landing.buffer.byteLength;
+    return landing;
+  }
+}

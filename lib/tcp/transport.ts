@@ -1,0 +1,83 @@
+/**
+ * The transport over TCP: one connection. The protocol is in ffi/helper/tcp.c; here are places for large
+ * messages, and the end.
+ *
+ * @module
+ */
+import { OP, TCP } from "../../ffi/layout.ts";
+import { libc } from "../../ffi/libc.ts";
+import { type Identity, threadHere } from "../identity.ts";
+import { Landings } from "../landings.ts";
+import type { PoolCore } from "../memory/core.ts";
+import { NativeTransport, type Opened } from "../native_transport.ts";
+import type { Ended } from "../transport.ts";
+import { resetOnClose } from "./socket.ts";
+
+/** Milliseconds the peer's kernel may take to acknowledge the last bytes. */
+const FAREWELL = 2000;
+
+/** What moat_tcp_done() says. */
+const WAIT = 0, RESET = 2;
+
+/** One `tcp://` connection. */
+export class TcpTransport extends NativeTransport {
+  readonly name = "tcp (sockets)";
+  readonly peer: string;
+  readonly eagerMax = TCP.eagerMax;
+  readonly fd: number;
+  readonly #landings: Landings;
+
+  /** Takes over a connected socket on which both sides have greeted; closes it if it throws. */
+  constructor(core: PoolCore, fd: number, identity: Identity, peer: string) {
+    super(core);
+    this.fd = fd;
+    this.peer = peer;
+    try {
+      this.attach(core.helper.moat_tcp_add(core.index, fd, threadHere(identity)), TCP.eagerMax);
+    } catch (error) {
+      libc().close(fd);
+      throw error;
+    }
+    this.#landings = new Landings(core, this.conn);
+  }
+
+  override next(): Ended | undefined {
+    for (;;) {
+      this.#landings.find();
+      const ended = super.next();
+      if (!ended || !this.#landings.drop(ended.op)) return ended;
+    }
+  }
+
+  protected open(op: number, at: number): Opened {
+    const { report } = this, got = Number(report.getBigUint64(at + OP.got, true));
+    return this.copyOf(op, at) ?? this.#landings.open(report.getUint32(at + OP.seq, true), got);
+  }
+
+  stopReceiving(): void {
+    this.core.helper.moat_tcp_drop(this.conn);
+  }
+
+  /** Ends a connection that nobody has used. */
+  async giveUp(): Promise<void> {
+    this.end(true);
+    await this.destroy();
+  }
+
+  async destroy(): Promise<void> {
+    const { helper } = this.core, patience = performance.now() + FAREWELL;
+    let done: number;
+    // Input that nobody reads would make close(2) a reset, which takes what is on its way with it.
+    while ((done = helper.moat_tcp_done(this.conn)) === WAIT && performance.now() < patience) {
+      await pause();
+    }
+    while (this.next()); // places that were found for nobody
+    this.detach();
+    if (done === RESET) resetOnClose(this.fd);
+    libc().close(this.fd);
+  }
+}
+
+function pause(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 1));
+}
