@@ -20,6 +20,7 @@ import {
   STATFS,
   STATX,
   STATX_DIRECT,
+  TCP,
   UCRED,
 } from "../ffi/layout.ts";
 import { C } from "../ffi/libc.ts";
@@ -51,6 +52,8 @@ const SYSTEM = `
 #include <linux/io_uring.h>
 #include <linux/mman.h>
 #include <linux/magic.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/file.h>
 #include <sys/vfs.h>
 #include <linux/magic.h>
@@ -139,6 +142,7 @@ const TABLES: [string, string, object, Questions][] = [
       Object.keys(C).map((name) => [name, name.startsWith("SC_") ? `_${name}` : name]),
     ),
   ],
+  ["what tcp:// is made of", HELPER, TCP, { eagerMax: "TCP_EAGER_MAX" }],
   ["struct op", HELPER, OP, layout("op", OP, { desc: "d", headLength: "head_len" })],
   ["struct desc", HELPER, DESC, layout("desc", DESC, { runs: "run" })],
   [
