@@ -76,6 +76,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
   readonly #onDestroy: () => void;
   readonly #source: Source = {
     poll: () => this.#poll(),
+    rests: () => this.#transport.rests,
     arm: () => !this.#destroyed && this.#transport.arm(),
   };
   #phase: "open" | "closing" | "closed" | "aborted" = "open";

@@ -15,6 +15,8 @@ import type { PoolCore } from "./memory/core.ts";
 export interface Source {
   /** Does what can be done now; true if anything was. */
   poll(): boolean;
+  /** True if there is no use in looking again before the doorbell rings. */
+  rests?(): boolean;
   /** Goes to sleep: from now on the doorbell rings. True if there is work already. */
   arm(): boolean;
 }
@@ -95,8 +97,17 @@ class Reactor {
     let busy = false;
     for (let i = 0; i < POLLS_PER_TURN && !busy; i++) {
       for (const source of this.#awake) busy = look(source) || busy;
+      if (busy) break;
+      for (const source of this.#awake) {
+        if (source.rests?.() && !source.arm()) this.#awake.delete(source);
+      }
+      if (this.#awake.size === 0) break;
     }
     const now = performance.now();
+    if (this.#awake.size === 0) {
+      this.#running = false;
+      return;
+    }
     if (busy) this.#lastEvent = now;
     else if (now - this.#lastEvent > LINGER_MS) {
       for (const source of this.#awake) if (!source.arm()) this.#awake.delete(source);

@@ -62,6 +62,8 @@ export interface Transport {
   header(op: number): Uint8Array<ArrayBuffer>;
   /** The next operation that ended. */
   next(): Ended | undefined;
+  /** True if, when {@linkcode next} last found nothing, there was no use in looking again before the bell rings. */
+  readonly rests: boolean;
   /** How the connection is doing. */
   state(): TransportState;
   /** Asks to be woken; true if there is work already. */

@@ -30,7 +30,7 @@ static void tcp_settle(struct conn *c) {
   s32 status = state_error(c->state);
   if (c->state != CONN_ABORTED || c->tx_dead) fail_sends(c, status);  // nobody reads them any more
   // What arrived before the end can still be received.
-  if ((c->rx_end || (c->rx_bye && c->rx_bye < 0x100)) && (c->rx_op >= 0 || (c->rq.head >= 0 && !rx_whole(c))))
+  if ((c->rx_end || (c->rx_bye && c->rx_bye < 0x100)) && (c->rx_op >= 0 || (c->rq.head >= 0 && !rx_whole(c) && c->rx_ahead.head < 0)))
     rx_stop(c, status);
 }
 
@@ -65,9 +65,18 @@ static void tcp_ask(struct conn *c, s32 me) {
   if (tx_waits(c)) want |= EPOLLOUT;
   if (!c->hup) want |= EPOLLRDHUP;
   if (!(want & ~c->asked)) return;
+  if (want & EPOLLIN) {
+    // In large pieces: each costs this thread's waking up.
+    u64 left = c->rx_op >= 0 ? c->rx.len - c->rx_at + c->rx.head : 1;
+    u32 least = left > LEAST_BYTES ? LEAST_BYTES : left ? (u32)left : 1;
+    if (least != c->rx_least && !sys5(NR_setsockopt, c->fd, 1 /* SOL_SOCKET */, 18 /* SO_RCVLOWAT */, &least, 4))
+      c->rx_least = least;
+  }
   c->asked = want;
   bell_ask(c->bell, c->fd, me, want);
 }
+// A large message is on its way: looking for its end would only take the processor from who brings it.
+static int tcp_rests(struct conn *c) { return c->rx_op >= 0 || c->tx_op >= 0; }
 static int tcp_arm(struct conn *c, s32 me) {
   tcp_move(c, me, 1, c->asked != 0);
   if (c->cq.head >= 0 || c->rx_wants) return 1;
@@ -106,37 +115,60 @@ static s32 tcp_take(struct conn *c, s32 me) {
   struct op *o = &c->taken;
   if (c->rx_taken) rx_consume(c);  // handed over, and not collected
   tcp_move(c, me, 1, 0);
+  o->kind = OP_TAKE;
+  o->flags = 0;
+  if (c->rx_ahead.head >= 0) {
+    struct op *from = &G.op[c->rx_ahead.head];
+    o->head_len = from->head_frame ? from->head_len : 0;
+    if (o->head_len) memcpy(c->head, frame_at(&G.pool[from->pool], from->head_frame - 1), o->head_len);
+    rx_claim(c, o);
+    return 1;
+  }
+  if (c->rx_op >= 0) return 0;
   if (!rx_whole(c) || !rx_small(c)) {
     int more = c->rx_has && (rx_whole(c) || !c->rx_end);  // a large one, as an operation, which JavaScript gives a place
     return more ? 0 : state_error(c->state);
   }
-  o->kind = OP_TAKE;
-  o->flags = 0;
   o->len = o->got = c->rx.len;
   o->d.kind = D_EAGER;
   o->head_len = c->rx.head;
   memcpy(c->head, c->stage + c->in_head, c->rx.head);
+  if (c->rx_stream) rx_free_spares(c);
   rx_settle(c);
   c->rx_taken = 1;
   return 1;
 }
 
-// Did the receive wait for this place still?
+// Is a place wanted for the message at the head, or (less than 0) for one that will come?
+static int rx_needs(const struct conn *c) {
+  return c->rx_wants && c->rx_op < 0 && c->rq.head >= 0 && G.op[c->rq.head].kind == OP_TAKE;
+}
 static f64 tcp_wants(struct conn *c) {
-  return c->rx_wants && c->rx_op < 0 && c->rq.head >= 0 && G.op[c->rq.head].kind == OP_TAKE ? (f64)c->rx.len : 0;
+  if (rx_needs(c)) return (f64)c->rx.len;
+  int more = c->rx_stream && !c->rx_full && c->rx_nplaces < MAX_PLACES && c->state == CONN_OPEN && !c->rx_end;
+  return more ? -(f64)c->rx_stream : 0;
 }
 static s32 tcp_land(struct conn *c, s32 me, s32 op) {
-  if (!tcp_wants(c) || (op >= 0 && G.op[op].len < c->rx.len)) return -E_AGAIN;
-  c->rx_wants = 0;
-  s32 take = pop(&c->rq);
+  int needs = rx_needs(c);
   if (op < 0) {
-    complete(c, take, -E_NOBUFS);
+    if (needs)
+      complete(c, pop(&c->rq), -E_NOBUFS);
+    else
+      c->rx_full = 1;
+    c->rx_wants = 0;
     return 0;
   }
+  if (tcp_wants(c) == 0 || G.op[op].len < (needs ? c->rx.len : c->rx_stream)) return -E_AGAIN;
   G.op[op].conn = me;
   G.op[op].flags |= OP_AHEAD;
-  G.op[op].seq = (u32)take;
-  rx_begin(c, op);
+  c->rx_nplaces++;
+  c->rx_wants = 0;
+  if (needs) {
+    rx_begin(c, op);
+  } else {
+    store_rel(&G.op[op].state, OP_QUEUED);
+    push(&c->rx_spare, op);
+  }
   return 0;
 }
 
@@ -144,6 +176,8 @@ static s32 tcp_land(struct conn *c, s32 me, s32 op) {
 
 static void tcp_drop(struct conn *c) {
   rx_stop(c, -E_CANCELED);
+  rx_free_spares(c);
+  for (s32 i; (i = pop(&c->rx_ahead)) >= 0;) rx_free_place(c, i, 0);
   c->rx_taken = 0;
   c->rx_parked = -1;
   c->rx_drop = 1;
@@ -172,7 +206,9 @@ EXPORT s32 moat_tcp_add(s32 pool, s32 fd, s32 local_tid) {
   s32 i = conn_new(pool, CONN_TCP, fd, local_tid, &c);
   if (i < 0) return i;
   c->rx_op = c->rx_parked = c->tx_op = -1;
+  c->rx_spare = c->rx_ahead = (struct queue){ -1, -1 };
   c->rx_chunk = 4096;
+  c->rx_least = 1;
   conn_begin(c);
   return i;
 }
@@ -202,6 +238,6 @@ EXPORT s32 moat_tcp_done(s32 i) {
 static const struct transport tcp_transport = {
   .poll = tcp_poll, .check = tcp_check, .eager = tcp_eager, .flush = tcp_flush, .take = tcp_take, .arm = tcp_arm,
   .end = tcp_end, .hang_up = tcp_hang_up, .collect = tcp_collect, .remove = tcp_remove, .held = tcp_held,
-  .event = tcp_event, .tick = tcp_tick, .wants = tcp_wants, .land = tcp_land, .oneshot = 1,
+  .event = tcp_event, .tick = tcp_tick, .wants = tcp_wants, .land = tcp_land, .rests = tcp_rests, .oneshot = 1,
   .transit_ns = TCP_TRANSIT_NS,
 };

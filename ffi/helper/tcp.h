@@ -30,8 +30,10 @@ _Static_assert(sizeof(struct frame) == 16, "the wire format");
 #define TCP_EAGER_MAX (16u << 10)
 #define TCP_SMALL (TCP_EAGER_MAX + HEADER_MAX)  // data and header up to which a message passes through the stage
 #define OUT_BYTES (TCP_EAGER_MAX + 4096u)
+#define MAX_PLACES 3u  // large messages received before the program asks for them, so that it wakes up less often
 #define TCP_IOVS 48
 #define TCP_TRANSIT_NS 500000000ul
+#define LEAST_BYTES (256u << 10)
 #define SILENCE_MS 15000u  // without any acknowledgement, when there should have been many
 
 struct msghdr {
@@ -57,8 +59,14 @@ struct walk { struct runs it; const u8 *flat; struct run run; u64 off; };
   s32 rx_op;               /* the receive it goes into, or -1 */                                              \
   s32 rx_parked;           /* the receive whose message is still at the head of the stage, or -1 */           \
   u32 rx_taken;            /* the message taken is still there */                                             \
+  struct queue rx_spare,   /* places for large messages that have not come yet, */                            \
+      rx_ahead;            /* and messages in such places for which nobody has asked yet */                   \
+  u32 rx_nplaces;          /* of both, and under way */                                                       \
+  u32 rx_full;             /* JavaScript had no room for one more */                                          \
+  u64 rx_stream;           /* the program takes large messages, one after the other, the last of this size */ \
   u32 rx_wants;            /* the frame at the head waits for JavaScript to say where to */                   \
   u32 rx_bye, rx_end;      /* the goodbye (0x100: still behind messages); the stream has ended somehow */     \
+  u32 rx_least;            /* the bytes the doorbell's thread is woken for */                                 \
   u32 rx_drop;             /* nobody wants what comes */                                                      \
   s32 tx_op;               /* the send being sent, or -1, and how much of it (frame and all) is */            \
   u64 tx_at;                                                                                                  \

@@ -90,14 +90,24 @@ static s32 rx_give(struct conn *c, s32 i) {
 
 // ---- large messages
 
-// The operation whose message it is: a receive, or the one for which JavaScript found a place.
-static struct op *rx_message(const struct conn *c, s32 i) {
-  (void)c;
-  return G.op[i].flags & OP_AHEAD ? &G.op[G.op[i].seq] : &G.op[i];
+// A receive into a place that JavaScript found (OP_AHEAD) is not that of a message's receiver, which waits in
+// the queue, or has not asked yet.
+static void rx_free_place(struct conn *c, s32 i, s32 status) {
+  c->rx_nplaces--;
+  if (load_acq(&G.op[i].state) == OP_DONE)
+    push(&c->cq, i);
+  else
+    complete(c, i, status);
+}
+static void rx_free_spares(struct conn *c) {
+  for (s32 i; (i = pop(&c->rx_spare)) >= 0;) rx_free_place(c, i, -E_CANCELED);
+  c->rx_stream = 0;
 }
 static void rx_fail(struct conn *c, s32 i, s32 status) {
-  if (G.op[i].flags & OP_AHEAD) complete(c, (s32)G.op[i].seq, status);
-  complete(c, i, status);
+  if (G.op[i].flags & OP_AHEAD)
+    rx_free_place(c, i, status);
+  else
+    complete(c, i, status);
 }
 
 // Begins to receive the message at the head into pages. What of it is in the stage is copied.
@@ -105,7 +115,8 @@ static void rx_begin(struct conn *c, s32 i) {
   struct op *o = &G.op[i];
   struct pool *p = &G.pool[o->pool];
   // The frame for its header is taken now: a message that is here cannot be left for the next receive.
-  if (c->rx.head && head_park(p, rx_message(c, i), c->stage, 0)) {
+  if (c->rx.head && head_park(p, o, c->stage, 0)) {
+    if (o->flags & OP_AHEAD && c->rq.head >= 0) complete(c, pop(&c->rq), -E_NOBUFS);
     rx_fail(c, i, -E_NOBUFS);
     return;
   }
@@ -120,17 +131,17 @@ static void rx_begin(struct conn *c, s32 i) {
 
 // The message in pages is whole: its header is taken out, and the bytes it displaced patched over it.
 static void rx_patch(struct conn *c) {
-  struct op *o = &G.op[c->rx_op], *m = rx_message(c, c->rx_op);
+  struct op *o = &G.op[c->rx_op];
   struct pool *p = &G.pool[o->pool];
   u32 h = c->rx.head;
-  u8 *to = frame_at(p, m->head_frame - 1);
+  u8 *to = frame_at(p, o->head_frame - 1);
   for (u32 at = 0; at < h;) {
     u8 *from;
     u64 n = place_of(p, o, at, h - at, &from);
     memcpy(to + at, from, n);
     at += (u32)n;
   }
-  m->head_len = h;
+  o->head_len = h;
   copy_in(p, o, 0, c->stage + c->in_head, h);
   c->in_head += h;
   __atomic_add_fetch(&p->stat[S_PATCHED], h, __ATOMIC_RELAXED);
@@ -146,14 +157,43 @@ static int rx_landed(struct conn *c) {
     complete(c, i, 0);
     return 1;
   }
-  struct op *take = &G.op[o->seq];
-  s32 t = (s32)o->seq;
   op_finish(i, 0);
-  take->d.kind = D_LANDED;
-  take->len = take->got = o->got;
-  complete(c, t, 0);
-  take->seq = (u32)i;
+  push(&c->rx_ahead, i);
   return 1;
+}
+
+// Hands what landed first over as the message of `o`.
+static void rx_claim(struct conn *c, struct op *o) {
+  s32 i = pop(&c->rx_ahead);
+  c->rx_nplaces--;
+  c->rx_full = 0;
+  c->rx_stream = G.op[i].len;
+  o->d.kind = D_LANDED;
+  o->seq = (u32)i;
+  o->len = o->got = G.op[i].got;
+}
+// Gives what landed first to the receive that waits.
+static void rx_hand(struct conn *c) {
+  s32 i = c->rx_ahead.head, r = pop(&c->rq);
+  struct op *from = &G.op[i], *o = &G.op[r];
+  o->got = from->got;
+  if (o->kind == OP_IN && from->got > o->len) {  // the message stays for a receive it fits
+    complete(c, r, -E_MSGSIZE);
+    return;
+  }
+  o->head_len = from->head_len;
+  o->head_frame = from->head_frame;
+  from->head_frame = 0;
+  if (o->kind == OP_IN) {
+    copy_landed(from, o);
+    pop(&c->rx_ahead);
+    rx_free_place(c, i, 0);
+    rx_free_spares(c);
+    complete(c, r, 0);
+  } else {
+    complete(c, r, 0);
+    rx_claim(c, o);
+  }
 }
 
 // ---- what has been read
@@ -175,6 +215,10 @@ static int rx_throw(struct conn *c) {
 static int rx_deliver(struct conn *c, s32 me) {
   for (int ended = 0;; ended++) {
     if (c->rx_drop) return rx_throw(c);
+    if (c->rx_ahead.head >= 0 && c->rq.head >= 0) {
+      rx_hand(c);
+      continue;
+    }
     if (c->rx_op >= 0) {
       if (!rx_landed(c)) return ended;
       continue;
@@ -183,21 +227,32 @@ static int rx_deliver(struct conn *c, s32 me) {
     if (c->rx_taken || (c->rx_parked >= 0 && !rx_lent(c, me))) rx_consume(c);
     if (c->rx_parked >= 0) return ended;
     int r = next_frame(c);
-    if (r <= 0 || c->rq.head < 0) return r < 0 ? -1 : ended;
+    if (r <= 0) return r < 0 ? -1 : ended;
     s32 i = c->rq.head;
-    struct op *o = &G.op[i];
-    o->got = c->rx.len;
-    if (o->kind == OP_IN && c->rx.len > o->len) {  // the message stays for a receive it fits
-      complete(c, pop(&c->rq), -E_MSGSIZE);
-    } else if (rx_small(c)) {
+    struct op *o = i < 0 ? 0 : &G.op[i];
+    if (o) o->got = c->rx.len;
+    if (rx_small(c)) {
+      if (!o) return ended;
+      if (o->kind == OP_IN && c->rx.len > o->len) {  // the message stays for a receive it fits
+        complete(c, pop(&c->rq), -E_MSGSIZE);
+        continue;
+      }
       if (!rx_whole(c)) return ended;
+      if (c->rx_stream) rx_free_spares(c);
       s32 given = rx_give(c, i);
       pop(&c->rq);
       complete(c, i, given < 0 ? given : 0);
-    } else if (o->kind == OP_IN) {
-      rx_begin(c, pop(&c->rq));
+    } else if (o && o->kind == OP_IN) {
+      pop(&c->rq);
+      if (c->rx.len > o->len)
+        complete(c, i, -E_MSGSIZE);
+      else
+        rx_begin(c, i);
+    } else if (c->rx_spare.head >= 0 && G.op[c->rx_spare.head].len >= c->rx.len) {
+      rx_begin(c, pop(&c->rx_spare));
     } else {
-      c->rx_wants = 1;
+      if (c->rx_spare.head >= 0) rx_free_spares(c);
+      c->rx_wants = o != 0;
       return ended;
     }
   }
@@ -206,7 +261,7 @@ static int rx_deliver(struct conn *c, s32 me) {
 // The stream has ended. What came whole can still be received; is there a goodbye behind it?
 static void rx_ended(struct conn *c) {
   c->rx_end = 1;
-  if (c->rx_bye || c->rx_op >= 0) return;
+  if (c->rx_bye || c->rx_op >= 0) return;  // in the middle of a message
   u64 at = c->rx_has ? rx_size(c) - (c->rx_drop ? c->rx_at : 0) : 0;
   while (at + FRAME <= staged(c)) {
     struct frame f;

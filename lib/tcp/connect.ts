@@ -136,6 +136,10 @@ export class TcpListener implements Acceptor, Source {
     return this.poll();
   }
 
+  rests(): boolean {
+    return true;
+  }
+
   // A stranger that greets badly, or not at all, is none of the program's business; the next may be better.
   #welcome(fd: number): void {
     prepareSocket(fd);
