@@ -24,6 +24,7 @@ export class TcpTransport extends NativeTransport {
   readonly name = "tcp (sockets)";
   readonly peer: string;
   readonly eagerMax = TCP.eagerMax;
+  readonly reaches = { out: true, in: true }; // the kernel reads and writes any page of this process
   readonly fd: number;
   readonly #landings: Landings;
 
