@@ -22,6 +22,8 @@
  */
 export { connect, type ConnectOptions, listen, Listener } from "./lib/connect.ts";
 export { Channel } from "./lib/channel.ts";
+export { ByteChannel } from "./lib/stream/byte_channel.ts";
+export type { Chunk } from "./lib/stream/writable.ts";
 export type {
   CloseOptions,
   Data,

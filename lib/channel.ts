@@ -17,11 +17,14 @@ import { giveHeader, headerBytes } from "./header.ts";
 import { describe, type Operation, type PoolCore, resolveData } from "./memory/core.ts";
 import type { Guard } from "./memory/guard.ts";
 import { assertGuard, assertWhole, startOut } from "./memory/outgoing.ts";
-import { lend, type Lent } from "./memory/lent.ts";
 import type { Pool } from "./memory/pool.ts";
-import { Message } from "./message.ts";
+import { Leases } from "./leases.ts";
+import type { Message } from "./message.ts";
 import { reactor, type Source } from "./reactor.ts";
-import type { Arrival, Ended, Transport } from "./transport.ts";
+import { ByteChannel } from "./stream/byte_channel.ts";
+import { Bytes } from "./stream/bytes.ts";
+import type { Receiver } from "./stream/carrier.ts";
+import type { Ended, Transport } from "./transport.ts";
 
 interface Pending extends Operation {
   readonly bytes: number;
@@ -34,16 +37,6 @@ interface Pending extends Operation {
   held: boolean;
   /** Why the receive was taken back. */
   cancelled?: { reason: unknown };
-}
-
-/** A message that this side has not released. Nothing here keeps its view alive. */
-interface Lease {
-  readonly memory: WeakRef<ArrayBuffer>;
-  readonly detaches: boolean;
-  readonly release: (escaped: boolean) => void;
-  /** Operations that read it, and what to do when the last has ended. */
-  readers: number;
-  ended: (() => void) | undefined;
 }
 
 const EAGAIN = 11, EPIPE = 32, ECANCELED = 125;
@@ -64,21 +57,25 @@ let make: (
  * back: its sends queue, guarded, until there is room. `for await (using message of channel)` receives
  * until the peer closes.
  */
-export class Channel implements AsyncDisposable, AsyncIterable<Message> {
+export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterable<Message> {
   readonly #core: PoolCore;
   readonly #transport: Transport;
   readonly #spin: number;
   readonly #pending = new Map<number, Pending>();
-  readonly #leases = new Set<Lease>();
-  readonly #borrowed = new Set<Lease>();
-  #returned = nothing;
-  readonly #dropped = new FinalizationRegistry<Lease>((lease) => this.#endLease(lease));
+  readonly #leases = new Leases();
   readonly #onDestroy: () => void;
   readonly #source: Source = {
     poll: () => this.#poll(),
     rests: () => this.#transport.rests,
     arm: () => !this.#destroyed && this.#transport.arm(),
   };
+  readonly #messages: Receiver<Message | null> = {
+    arrived: (op) => this.#open(op),
+    ended: () => null,
+    failed: () => {},
+  };
+  readonly #bytes: Bytes;
+  #receives: "recv" | "read" | undefined;
   #phase: "open" | "closing" | "closed" | "aborted" = "open";
   #reason: unknown;
   #referenced = true;
@@ -91,6 +88,24 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
   }
 
   private constructor(core: PoolCore, transport: Transport, spin: number, onDestroy: () => void) {
+    const bytes = new Bytes({
+      core,
+      transport,
+      take: (receiver) => this.#take(receiver, "read"),
+      open: (op) => this.#open(op),
+      cancel: (reason) => {
+        this.#takeBack(reason);
+        this.#poll();
+      },
+      eager: (bytes) => {
+        this.#assertOpen("write");
+        return this.#eager(bytes);
+      },
+      send: (bytes) => this.send(bytes),
+      abort: (reason) => this.abort(reason),
+    });
+    super(bytes);
+    this.#bytes = bytes;
     this.#core = core;
     this.#transport = transport;
     this.#spin = spin * 1000;
@@ -153,16 +168,13 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     const small = length <= this.#transport.eagerMax;
 
     if (!header && (length === 0 || (small && (asked === "auto" || asked === "copy" || !region)))) {
-      const r = this.#transport.eager(bytes);
-      if (r === 0) {
+      if (this.#eager(bytes)) {
         resolved.mapping?.assertUsable("send"); // its bytes were read just now
-        this.#count("copy", length, length);
         if (asked === "move" && region) core.retire(region.state);
         return length < 4
           ? COPIED[length] ??= Promise.resolve(copied(length))
           : Promise.resolve(copied(length));
       }
-      if (r !== -EAGAIN) throw this.#errorOf(r, "send");
     }
 
     const started = startOut(core, resolved, { what: "send", asked, small }),
@@ -187,6 +199,14 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     this.#transport.send(op);
     reactor().wake(this.#source);
     return result;
+  }
+
+  // Sends a small message by copying it, if there is room now.
+  #eager(bytes: Uint8Array): boolean {
+    const r = this.#transport.eager(bytes), length = bytes.byteLength;
+    if (r === 0) this.#count("copy", length, length);
+    else if (r !== -EAGAIN) throw this.#errorOf(r, "send");
+    return r === 0;
   }
 
   #count(guard: Exclude<Guard, "auto">, bytes: number, copiedBytes: number): void {
@@ -227,16 +247,35 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     }
   }
 
+  // Messages and bytes are received in one order: who mixes them would find parts of messages gone.
+  #by(how: "recv" | "read"): void {
+    if ((this.#receives ??= how) === how) return;
+    const other = this.#receives;
+    throw new MoatError("INVALID_ARGUMENT", `${how}() on a channel that uses ${other}()`, {
+      hint: "receive messages with recv(), or bytes with read() or readable, but not both",
+    });
+  }
+
+  #open(op: number): Message {
+    const transport = this.#transport;
+    return this.#leases.message(op < 0 ? transport.taken() : transport.arrived(op));
+  }
+
   #recvMessage({ signal }: ReceiveOptions): Promise<Message | null> {
     signal?.throwIfAborted();
-    this.#assertOpen("recv");
+    return this.#take(this.#messages, "recv", signal);
+  }
+
+  #take<T>(receiver: Receiver<T>, what: "recv" | "read", signal?: AbortSignal): Promise<T> {
+    this.#by(what);
+    this.#assertOpen(what);
     const got = this.#transport.take(this.#spin);
-    if (got === 1) return Promise.resolve(this.#message(this.#transport.taken()));
-    if (got === -EPIPE) return Promise.resolve(null);
-    if (got < 0) throw this.#errorOf(got, "recv");
+    if (got === 1) return Promise.resolve(receiver.arrived(-1));
+    if (got === -EPIPE) return Promise.resolve(receiver.ended());
+    if (got < 0) throw this.#errorOf(got, what);
     const op = this.#core.helper.moat_take_new(this.#core.index);
     if (op < 0) throw this.#core.refusal("recv", op);
-    return new Promise<Message | null>((resolve, reject) => {
+    return new Promise<T>((resolve, reject) => {
       this.#post(op, {
         kind: "recv",
         state: undefined,
@@ -245,10 +284,11 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
         guard: undefined,
         keep: undefined,
         resolve: (ended) =>
-          resolve(
-            ended.status === -EPIPE ? null : this.#message(this.#transport.arrived(ended.op)),
-          ),
-        reject,
+          resolve(ended.status === -EPIPE ? receiver.ended() : receiver.arrived(ended.op)),
+        reject: (reason) => {
+          receiver.failed();
+          reject(reason);
+        },
         settled: false,
         held: false,
       }, signal);
@@ -262,6 +302,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
       });
     }
     signal?.throwIfAborted();
+    this.#by("recv");
     this.#assertOpen("recv");
     const core = this.#core,
       { region, bytes, mapping } = resolveData(core, into, "recv", this.#transport.reaches?.in);
@@ -314,31 +355,6 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
     reactor().wake(this.#source);
   }
 
-  #message({ bytes, header, copied, detaches = false, release, device }: Arrival): Message {
-    if (copied) return new Message(bytes, header, true, nothing);
-    const memory = new WeakRef(bytes.buffer);
-    const lease: Lease = { memory, detaches, release, readers: 0, ended: undefined };
-    if (device !== undefined) lend(bytes.buffer, borrowed(lease, device));
-    this.#leases.add(lease);
-    this.#dropped.register(bytes.buffer, lease, lease);
-    return new Message(bytes, header, false, () => this.#endLease(lease));
-  }
-
-  // Detaches the view, then tells the transport that nobody reads the pages any more.
-  #endLease(lease: Lease): void {
-    if (!this.#leases.delete(lease)) return;
-    this.#dropped.unregister(lease);
-    const memory = lease.memory.deref(), escaped = memory?.detached ?? false;
-    if (!escaped && !lease.detaches) memory?.transfer(0);
-    if (lease.readers === 0) return lease.release(escaped);
-    this.#borrowed.add(lease); // by a file that is written from it
-    lease.ended = () => {
-      lease.release(escaped);
-      this.#borrowed.delete(lease);
-      if (this.#borrowed.size === 0) this.#returned();
-    };
-  }
-
   /** Receives message after message, until the peer closes or the channel is closed here. */
   async *[Symbol.asyncIterator](): AsyncIterableIterator<Message> {
     while (this.#phase === "open") {
@@ -351,6 +367,14 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
       }
       if (message === null) return;
       yield message;
+    }
+  }
+
+  #takeBack(reason?: unknown): void {
+    for (const [op, pending] of this.#pending) {
+      if (pending.kind !== "recv") continue;
+      if (reason !== undefined) pending.cancelled = { reason };
+      this.#transport.cancel(op);
     }
   }
 
@@ -462,7 +486,8 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
   async close(options: CloseOptions = {}): Promise<void> {
     if (this.#phase === "aborted" || this.#phase === "closed") return;
     if (this.#phase === "open") this.#phase = "closing";
-    for (const [op, { kind }] of this.#pending) if (kind === "recv") this.#transport.cancel(op);
+    this.#bytes.drop();
+    this.#takeBack();
     this.#transport.stopReceiving?.();
     this.#poll();
     const { signal } = options;
@@ -505,7 +530,7 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
   }
 
   #letGo(): void {
-    for (const lease of [...this.#leases]) this.#endLease(lease);
+    this.#leases.end();
   }
 
   #destroy(): Promise<void> {
@@ -515,10 +540,9 @@ export class Channel implements AsyncDisposable, AsyncIterable<Message> {
   async #giveBack(): Promise<void> {
     this.#destroyed = true;
     reactor().remove(this.#source, this.#transport.fd);
-    const soon = this.#borrowed.size > 0
-      ? new Promise<void>((resolve) => this.#returned = resolve).then(() =>
-        this.#transport.destroy()
-      )
+    const returned = this.#leases.returned();
+    const soon = returned
+      ? returned.then(() => this.#transport.destroy())
       : this.#transport.destroy();
     if (soon) {
       reactor().hold(1);
@@ -572,19 +596,6 @@ export function makeChannel(
 
 function copied(bytes: number): SendResult {
   return { bytes, guard: "copy", zeroCopy: false };
-}
-
-function nothing(): void {}
-
-// What a file needs of a message to be written from where it lies.
-function borrowed(lease: Lease, address: number): Lent {
-  return {
-    address,
-    hold: () => void lease.readers++,
-    drop: () => {
-      if (--lease.readers === 0) lease.ended?.();
-    },
-  };
 }
 
 function isOptions(value: unknown): value is ReceiveOptions {

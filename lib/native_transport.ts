@@ -120,6 +120,25 @@ export abstract class NativeTransport implements Transport {
     return this.#arrival(op, DONE);
   }
 
+  collect(op: number, to: Uint8Array): number {
+    const { report, core } = this, at = op < 0 ? TAKEN : DONE;
+    const length = Number(report.getBigUint64(at + OP.got, true));
+    if (length > to.byteLength) return -1;
+    const kind = report.getUint32(at + OP.desc + DESC.kind, true);
+    const parked = (report.getUint16(at + OP.flags, true) & OP_PARKED) !== 0;
+    if (parked) core.helper.moat_msg_unpark(op, to);
+    else if (kind === DESC_KIND.eager) core.helper.moat_msg_copy(this.conn, op, to);
+    else if (!this.copyPages(op, at, to)) return -1;
+    core.counters.bytesReceived += length;
+    core.counters.bytesCopiedIn += length;
+    return length;
+  }
+
+  /** Copies a message that does not lie in pages of this side; false if it does. */
+  protected copyPages(_op: number, _at: number, _to: Uint8Array): boolean {
+    return false;
+  }
+
   #arrival(op: number, at: number): Arrival {
     const header = this.#header(op, at), opened = this.open(op, at);
     const { bytes, copied, detaches, device, release } = opened; // each by its name: one shape of object

@@ -58,6 +58,11 @@ export interface Transport {
   taken(): Arrival;
   /** The message of a receive that has ended. To be asked before the operation is collected. */
   arrived(op: number): Arrival;
+  /**
+   * Copies the message of a receive that has ended, or (-1) of the one taken, instead of opening it. Its length;
+   * -1 if it is longer than `to`, or has to be opened.
+   */
+  collect(op: number, to: Uint8Array): number;
   /** The header of the message of a receive that has ended, likewise. */
   header(op: number): Uint8Array<ArrayBuffer>;
   /** The next operation that ended. */

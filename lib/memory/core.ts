@@ -381,15 +381,20 @@ export class PoolCore {
     return this.helper.moat_out_staged(this.index, runtime().addressOf(bytes), bytes.byteLength);
   }
 
-  /** Starts a receive into a region. Returns its number. */
-  in(region: Region, guard: ReceiveGuard, what = "recv"): number {
-    const { state, offset, length } = region;
+  /** Makes sure that the memory of a buffer may change. */
+  assertWritable(state: BufferState, what: string): void {
     if (state.version !== undefined) {
       throw new MoatError("INVALID_ARGUMENT", `${what} into a snapshot, which never changes`, {
         hint: "pass a buffer of pool.alloc()",
       });
     }
     this.mapping?.assertWritable(what);
+  }
+
+  /** Starts a receive into a region. Returns its number. */
+  in(region: Region, guard: ReceiveGuard, what = "recv"): number {
+    const { state, offset, length } = region;
+    this.assertWritable(state, what);
     if (guard === "wait") ensureHandler(this.helper);
     const first = Math.floor(offset / this.pageSize);
     const pages = Math.max(1, Math.ceil((offset + length) / this.pageSize) - first);
@@ -638,6 +643,28 @@ function resolved(region: Region, bytes: Uint8Array, what: string, far: boolean)
   if (!mapping) return { region, bytes };
   mapping.assertUsable(what);
   return { region: far ? region : undefined, bytes, mapping };
+}
+
+/** The part of a pool that a view is, if it is one of this pool. */
+export function regionOf(core: PoolCore, view: Uint8Array): Region | undefined {
+  const state = buffers.get(view.buffer);
+  if (state?.core !== core) return undefined;
+  return { state, offset: view.byteOffset, length: view.byteLength };
+}
+
+/**
+ * Makes sure that the program may write to a view.
+ *
+ * @throws {MoatError} `INVALID_ARGUMENT` for a snapshot, `READ_ONLY` for a file mapped so
+ */
+export function assertWritable(view: Uint8Array, what: string): void {
+  const state = buffers.get(view.buffer);
+  if (state) state.core.assertWritable(state, what);
+}
+
+/** The mapped file that a view is of: what was read from it, or written to it, counts if it is usable then. */
+export function mappingOf(view: Uint8Array): Mapping | undefined {
+  return buffers.get(view.buffer)?.core.mapping;
 }
 
 function assertSame(core: PoolCore, state: BufferState, what: string): void {

@@ -132,6 +132,15 @@ export class ShmTransport extends NativeTransport {
     for (const fd of [this.fd, this.#greeting.poolFd, this.#greeting.ringFd]) libc().close(fd);
   }
 
+  protected override copyPages(op: number, at: number, to: Uint8Array): boolean {
+    const { helper } = this.core;
+    const id = this.report.getUint32(at + OP.desc + DESC.id, true);
+    const r = helper.moat_msg_copy(this.conn, op, to);
+    helper.moat_msg_release(this.conn, id, -1, 0, 0);
+    if (r < 0) throw this.#changed(r);
+    return true;
+  }
+
   protected open(op: number, at: number): Opened {
     const copy = this.copyOf(op, at);
     if (copy) return copy;
@@ -181,7 +190,11 @@ export class ShmTransport extends NativeTransport {
     } finally {
       helper.moat_msg_release(this.conn, id, -1, 0, 0);
     }
-    throw new MoatError("PEER_PROTOCOL", `${this.peer}: a message's list of pages changed`, {
+    throw this.#changed(r);
+  }
+
+  #changed(r: number): MoatError {
+    return new MoatError("PEER_PROTOCOL", `${this.peer}: a message's list of pages changed`, {
       errno: -r,
     });
   }
