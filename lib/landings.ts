@@ -26,6 +26,8 @@ export class Landings {
   readonly #conn: number;
   readonly #landings = new Map<number, Landing>();
   #bytesAhead = 0;
+  /** Where in a page the next message is to begin: where its reader wants it. */
+  align = 0;
 
   constructor(core: PoolCore, conn: number) {
     this.#core = core;
@@ -51,8 +53,10 @@ export class Landings {
     let buffer: PoolBuffer | undefined, region: Region | undefined, op = -1;
     if (!ahead || this.#bytesAhead + length <= core.pool.byteLength * AHEAD) {
       try {
-        buffer = core.pool.alloc(length);
-        region = resolveData(core, buffer, "recv").region!;
+        const { align } = this, { pageSize } = core;
+        // Whole pages: what is behind the message in the last may be needed to exchange it.
+        buffer = core.pool.alloc(Math.ceil((align + length) / pageSize) * pageSize);
+        region = resolveData(core, buffer.bytes.subarray(align, align + length), "recv").region!;
         op = core.in(region, "none");
       } catch {
         buffer?.free(); // no room: a receive that waits fails, and the message stays for the next
@@ -79,13 +83,14 @@ export class Landings {
 
   /** The message of `length` bytes that was received by `op`. */
   open(op: number, length: number): Opened {
-    const core = this.#core, { buffer, region: { state } } = this.#take(op);
+    const core = this.#core, { buffer, region: { state, offset } } = this.#take(op);
     core.counters.bytesReceived += length;
     // The release must not hold the buffer: a message that is dropped is released when it is collected.
     const release = (): void => {
       if (!state.freed) core.retire(state);
     };
-    return { bytes: buffer.bytes.subarray(0, length), copied: false, detaches: true, release };
+    const bytes = buffer.bytes.subarray(offset, offset + length);
+    return { bytes, copied: false, detaches: true, release };
   }
 
   // Forgets a receive that has ended.

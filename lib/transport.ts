@@ -65,6 +65,11 @@ export interface Transport {
   collect(op: number, to: Uint8Array): number;
   /** The header of the message of a receive that has ended, likewise. */
   header(op: number): Uint8Array<ArrayBuffer>;
+  /**
+   * Says where in a page the next large message is to begin if it is received into pages of this side's: at the
+   * same offset as where the program wants it, they can be exchanged.
+   */
+  alignTo?(offset: number): void;
   /** The next operation that ended. */
   next(): Ended | undefined;
   /** True if, when {@linkcode next} last found nothing, there was no use in looking again before the bell rings. */

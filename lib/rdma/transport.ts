@@ -69,6 +69,10 @@ export class RdmaTransport extends NativeTransport {
     });
   }
 
+  alignTo(offset: number): void {
+    this.#landings.align = offset;
+  }
+
   override next(): Ended | undefined {
     for (;;) {
       this.#landings.find(this.#raw?.messageBytes);

@@ -17,6 +17,9 @@ const PIECE = 256 << 10;
 /** Bytes of the largest chunk that is made for a reader who brings no memory. */
 const CHUNK = 256 << 10;
 
+/** Bytes of a place from which on it matters where in a page it begins. */
+const LARGE = 16 << 10;
+
 const NONE = new Uint8Array(0);
 
 /** The bytes that a channel carries. */
@@ -71,6 +74,10 @@ export class Bytes {
     this.#busy = true;
     this.#into = into;
     try {
+      const { core, transport } = this.#carrier;
+      if (into.byteLength > LARGE) {
+        transport.alignTo?.(regionOf(core, into) ? into.byteOffset % core.pageSize : 0);
+      }
       const promise = this.#carrier.take(this.#receiver);
       if (this.#busy) this.#last = promise;
       return promise;
@@ -120,7 +127,10 @@ export class Bytes {
       const from = bytes.subarray(at, at + n), to = into.subarray(0, n);
       const { core } = this.#carrier;
       if (message.copied) to.set(from);
-      else copyIn(core, { region: regionOf(core, to), bytes: to }, from);
+      else {
+        const last = at + n === bytes.byteLength;
+        copyIn(core, { region: regionOf(core, to), bytes: to }, from, last);
+      }
       this.#at += n;
     }
     if (this.#at >= bytes.byteLength) this.drop();

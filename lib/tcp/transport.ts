@@ -42,6 +42,10 @@ export class TcpTransport extends NativeTransport {
     this.#landings = new Landings(core, this.conn);
   }
 
+  alignTo(offset: number): void {
+    this.#landings.align = offset;
+  }
+
   override next(): Ended | undefined {
     for (;;) {
       this.#landings.find();
