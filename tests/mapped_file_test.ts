@@ -13,10 +13,12 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { type Fault, type MapOptions, type MappedFile, MoatError, Pool } from "../mod.ts";
 import { helper, QUERY } from "../ffi/helper.ts";
+import { OP } from "../ffi/layout.ts";
+import { runtime } from "../ffi/runtime.ts";
 import { assertBytes, fill, pattern, same } from "./support/bytes.ts";
 import { Child, type Exit } from "./support/child.ts";
 import { pair } from "./support/pair.ts";
-import { type Flight, fly } from "./support/vmsplice.ts";
+import { drain, type Flight, fly } from "./support/vmsplice.ts";
 
 const KIB = 1 << 10, MIB = 1 << 20, PAGE = 4096;
 const directory = mkdtempSync(join(tmpdir(), "moat-mapped-"));
@@ -182,7 +184,7 @@ test("sync waits for private pages", async () => {
   const sync = mapped.sync().then(() => synced = true);
   await new Promise((resolve) => setTimeout(resolve, 20));
   assert.equal(synced, false);
-  flight.land();
+  assertBytes(flight.land(), pattern(1, 64 * KIB), "what the device read");
   await sync;
   assertFile(mapped, pattern(2, 64 * KIB));
 });
@@ -233,6 +235,22 @@ test("a message is received into a mapped file", async () => {
     assertBytes(readFileSync(mapped.path).subarray(3, 3 + size), pattern(size, size), "the file");
   }
   assertNothingHeld(pool);
+});
+
+test("a message received into pages that are being sent is in the file when both are done", async () => {
+  for (const first of ["send", "receive"]) {
+    await using pool = Pool.create({ bytes: MIB });
+    await using mapped = mapNew(pool, 64 * KIB);
+    using ends = await pair(pool);
+    using flight = fly(pool, mapped, "cow");
+    const got = ends.there.recv(mapped);
+    const land = (): void => assertBytes(flight.land(), pattern(1, 64 * KIB), "what was sent");
+    if (first === "send") land();
+    await ends.here.send(pattern(2, 64 * KIB));
+    await got;
+    if (first === "receive") land();
+    assertFile(mapped, pattern(2, 64 * KIB));
+  }
 });
 
 test("an access to a mapped file that is being received into waits for the data", async (t) => {
@@ -362,9 +380,28 @@ test("a file cut off in flight: the handler copies what is gone, and the process
   cutOff(mapped.path, 0);
   mapped.bytes.fill(7); // faults, copies pages that are gone, and writes
   assert.equal(mapped.bytes[3 * PAGE], 7);
-  assertBytes(flight.land(), pattern(1, 16 * PAGE), "the device still had the pages");
+  assertBytes(drain(flight.transfer), pattern(1, 16 * PAGE), "the device still had the pages");
+  const address = helper().moat_op_address(flight.transfer.op);
+  const status = new DataView(runtime().viewOf(address, OP.size)).getInt32(OP.status, true);
+  assert.equal(status, -116, "ESTALE for the operation");
+  flight.collect();
   await assert.rejects(mapped.sync(), fails("FILE_TRUNCATED"));
   assert.equal(readFileSync(mapped.path).length, 0);
+});
+
+test("a receive into a file that is cut off meanwhile ends with FILE_TRUNCATED", async () => {
+  await using pool = Pool.create({ bytes: MIB });
+  await using mapped = mapNew(pool, 64 * KIB);
+  using ends = await pair(pool);
+  const got = ends.there.recv(mapped);
+  cutOff(mapped.path, 0);
+  const [outcome] = await Promise.allSettled([got, ends.here.send(pattern(2, 64 * KIB))]);
+  assert.equal(outcome.status, "rejected");
+  fails("FILE_TRUNCATED")((outcome as PromiseRejectedResult).reason);
+  // The channel is none the worse for it.
+  const next = ends.there.recv();
+  await ends.here.send(new Uint8Array([5]));
+  assert.deepEqual([...(await next)!.bytes], [5]);
 });
 
 test("an operation whose file is cut off before the kernel reads it ends with FILE_TRUNCATED", async () => {
