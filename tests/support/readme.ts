@@ -56,7 +56,8 @@ export function testPrograms(info: string, least: number, adapt: (source: string
       assert.match(block, /from "jsr:@moat\/rdma/, "it imports the library by its public name");
       const source = adapt(block)
         .replaceAll('"jsr:@moat/rdma"', JSON.stringify(join(ROOT, "mod.ts")))
-        .replaceAll('"jsr:@moat/rdma/verbs"', JSON.stringify(join(ROOT, "lib/verbs/mod.ts")));
+        .replaceAll('"jsr:@moat/rdma/verbs"', JSON.stringify(join(ROOT, "lib/verbs/mod.ts")))
+        .replaceAll('"/tmp/', `"${directory}/`); // the other runtime's test runs at the same time
       const file = join(directory, `program${index + 1}.ts`);
       writeFileSync(file, source);
       const permissions = block.includes('"node:fs"')
