@@ -55,9 +55,9 @@ export function testPrograms(info: string, least: number, adapt: (source: string
     test(`program ${index + 1} of the README marked ${info} runs, and prints what it says`, () => {
       assert.match(block, /from "jsr:@moat\/rdma/, "it imports the library by its public name");
       const source = adapt(block)
+        .replaceAll('"/tmp/', `"${directory}/`) // the other runtime's test runs at the same time
         .replaceAll('"jsr:@moat/rdma"', JSON.stringify(join(ROOT, "mod.ts")))
-        .replaceAll('"jsr:@moat/rdma/verbs"', JSON.stringify(join(ROOT, "lib/verbs/mod.ts")))
-        .replaceAll('"/tmp/', `"${directory}/`); // the other runtime's test runs at the same time
+        .replaceAll('"jsr:@moat/rdma/verbs"', JSON.stringify(join(ROOT, "lib/verbs/mod.ts")));
       const file = join(directory, `program${index + 1}.ts`);
       writeFileSync(file, source);
       const permissions = block.includes('"node:fs"')
