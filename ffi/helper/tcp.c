@@ -93,15 +93,23 @@ static int tcp_event(struct conn *c, s32 me) {
 // A peer that vanished says nothing, and a timeout of the kernel's (TCP_USER_TIMEOUT) would also end a
 // connection whose peer is there but does not read. So: are acknowledgements missing that a living peer's
 // kernel would have sent? Every two seconds, while there is something to acknowledge.
+struct tcp_info { u8 state, ca, retransmits, probes, rest[4]; u32 word[32]; };
+static int ask_kernel(const struct conn *c, struct tcp_info *info) {
+  u32 size = sizeof *info;
+  memset(info, 0, sizeof *info);
+  return sys5(NR_getsockopt, c->fd, 6 /* IPPROTO_TCP */, 11 /* TCP_INFO */, info, &size) >= 0;
+}
+static u32 unacknowledged(const struct conn *c) {
+  u32 n = 0;
+  sys3(NR_ioctl, c->fd, 0x5411 /* SIOCOUTQ */, &n);
+  return n;
+}
 static int tcp_tick(struct conn *c, s32 me) {
   if (!c->tx_unsure || c->tx_dead || ++c->tx_ticks % 4) return 0;
-  struct { u8 state, ca, retransmits, probes, rest[4]; u32 word[32]; } info = { 0 };
-  u32 size = sizeof info;
-  if (sys5(NR_getsockopt, c->fd, 6 /* IPPROTO_TCP */, 11 /* TCP_INFO */, &info, &size) < 0) return 0;
+  struct tcp_info info;
+  if (!ask_kernel(c, &info)) return 0;
   u32 unacked = info.word[4], last_ack = info.word[12];  // milliseconds since
-  s32 unsent = 0;
-  sys3(NR_ioctl, c->fd, 0x5411 /* SIOCOUTQ */, &unsent);
-  if (!unsent) c->tx_unsure = 0;
+  if (!unacknowledged(c)) c->tx_unsure = 0;
   if (last_ack < SILENCE_MS || !((unacked && info.retransmits >= 4) || info.probes >= 4)) return 0;
   tx_failed(c);
   sys2(NR_shutdown, c->fd, 2 /* SHUT_RDWR */);
@@ -227,10 +235,10 @@ EXPORT s32 moat_tcp_done(s32 i) {
   struct conn *c = conn_at(i);
   if (!c) return -E_INVAL;
   lock(&c->lock);
-  s32 unsent = 0;
+  struct tcp_info info;
   if (c->state != CONN_BROKEN) tcp_move(c, i, 1, 0);
-  sys3(NR_ioctl, c->fd, 0x5411 /* SIOCOUTQ */, &unsent);
-  s32 r = c->tx_torn ? 2 : c->tx_dead || (c->tx_shut && !unsent) ? 1 : 0;
+  int gone = ask_kernel(c, &info) && info.state == 7 /* TCP_CLOSE */;
+  s32 r = c->tx_torn ? 2 : gone || c->tx_dead || (c->tx_shut && !unacknowledged(c)) ? 1 : 0;
   unlock(&c->lock);
   return r;
 }

@@ -1,0 +1,105 @@
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type Channel, type Guard, listen, Pool } from "../mod.ts";
+import type { Order, Result } from "./programs/overwriter.ts";
+import { pattern, sha256 } from "./support/bytes.ts";
+import { Child, other } from "./support/child.ts";
+
+const KIB = 1 << 10, MIB = 1 << 20;
+const SIZES = [1, 4095, 4096, 4097, 64 * KIB + 1, MIB, 16 * MIB];
+
+// How long this process does not look when the write, or the read, over there is to come first. Milliseconds.
+const MOMENT = 60;
+
+// What is in the way of the message: more than the sockets' buffers take, so that it is in flight for sure.
+const PLUGS = 2;
+
+const MODES = [
+  { name: "io_uring", args: [] },
+  { name: "sockets", args: ["1"] }, // EPERM
+];
+
+for (const { name, args } of MODES) {
+  let pool: Pool, control: Channel, data: Channel, end = (): void => {};
+  before(async () => {
+    pool = Pool.create({ bytes: 96 * MIB });
+    const listener = await listen("tcp://127.0.0.1:0", { pool });
+    const scope = { after: (fn: () => void) => end = fn };
+    const child = new Child(scope, "overwriter", [listener.address, ...args], other());
+    const ended = child.exit.then(({ stderr }) => Promise.reject(new Error(stderr)));
+    ended.catch(() => {});
+    control = await Promise.race([listener.accept(), ended]);
+    data = await Promise.race([listener.accept(), ended]);
+    await listener.close();
+  });
+  after(async () => {
+    await Promise.all([control.close(), data.close()]);
+    end();
+    const { bytesAvailable, bytes, freeFrames, reserveFrames } = pool.stats();
+    assert.deepEqual([bytesAvailable, freeFrames], [bytes, reserveFrames], "what the pool has");
+    await pool.close();
+  });
+
+  const order = (order: Order): unknown => control.send(Buffer.from(JSON.stringify(order)));
+  async function answer<T>(): Promise<T> {
+    using message = await control.recv();
+    return JSON.parse(Buffer.from(message!.bytes).toString()) as T;
+  }
+  function assertNothingHeld(result: Result): void {
+    assert.equal(result.freeFrames, result.reserveFrames, "free frames over there");
+    assert.match(result.transport, name === "sockets" ? /^tcp \(sockets: .*io_uring/ : /^tcp/);
+  }
+
+  /** Has a buffer sent and overwritten at once; what arrived, and how it went over there. */
+  async function overwrite(guard: Guard, size: number): Promise<Result & { arrived: string }> {
+    order({ act: "send", guard, size, offset: size > MIB ? 4093 : 1, plug: PLUGS });
+    await answer(); // posted
+    const waits = guard === "wait" && size > 16 * KIB;
+    if (waits) await sleep(MOMENT);
+    else if (guard !== "wait") await answer(); // written
+    for (let i = 0; i < PLUGS; i++) (await data.recv())!.release();
+    using message = await data.recv();
+    const arrived = sha256(message!.bytes);
+    if (guard === "wait") await answer();
+    const result = await answer<Result>();
+    assertNothingHeld(result);
+    return { ...result, arrived };
+  }
+
+  for (const size of SIZES) {
+    test(`${name}: ${size} bytes guarded by "none" arrive as they were overwritten`, async () => {
+      const { arrived, before, written } = await overwrite("none", size);
+      assert.equal(written, sha256(pattern(2, size)));
+      assert.notEqual(arrived, before);
+      assert.equal(arrived, written);
+    });
+
+    for (const guard of ["cow", "copy", "auto", "wait"] as const) {
+      test(`${name}: ${size} bytes guarded by "${guard}" arrive as they were at the call`, async () => {
+        const { arrived, before, written, waits, privatePages } = await overwrite(guard, size);
+        assert.equal(arrived, before);
+        assert.equal(written, sha256(pattern(2, size)), "what the program sees of its own write");
+        assert.equal(waits > 0, guard === "wait", `${waits} waits`);
+        if (guard === "wait") assert.equal(privatePages, 0);
+      });
+    }
+
+    test(`${name}: ${size} bytes given away arrive though their memory is used again`, async () => {
+      const { arrived, before } = await overwrite("move", size);
+      assert.equal(arrived, before);
+    });
+
+    test(`${name}: a read of a buffer of ${size} bytes waits for them, in the middle of JavaScript`, async () => {
+      order({ act: "receive", size, offset: 4093 });
+      await answer(); // posted
+      await sleep(MOMENT);
+      await data.send(pattern(5, size), { guard: "copy" });
+      const result = await answer<Result>();
+      assert.equal(result.read, sha256(pattern(5, size)));
+      assert.ok(result.waits > 0);
+      assertNothingHeld(result);
+    });
+  }
+}
