@@ -47,7 +47,7 @@ static void file_gather(const struct op *o, struct request *q) {
     u8 *address;
     u64 n = file_place(p, o, o->got + q->bytes, &it, &r, &skip, left, &address);
     if (!n) break;
-    q->iov[q->n++] = (struct iovec){ address, n };
+    q->iov[q->n++] = (struct iovec){ (u64)address, n };
     q->bytes += n;
     left -= n;
   }
@@ -58,7 +58,7 @@ static u64 file_aligned(const struct conn *c, const struct request *q, u64 at, u
   u64 bytes = 0;
   if (c->direct_fd < 0 || at % c->off_align) return 0;
   for (u32 i = 0; i < q->n; i++) {
-    u64 base = (u64)q->iov[i].base, len = q->iov[i].len;
+    u64 base = q->iov[i].base, len = q->iov[i].len;
     if (skip >= len) {
       skip -= len;
       continue;
@@ -169,12 +169,12 @@ static s32 file_next(struct conn *c, s32 me, s32 i) {
   } else {
     file_plan(c, o, &q);
     int in = o->kind == OP_IN;
-    s32 buffer = q.n == 1 ? uring_buffer(u, (u64)q.iov[0].base, q.bytes) : -1;
+    s32 buffer = q.n == 1 ? uring_buffer(u, q.iov[0].base, q.bytes) : -1;
     o->seq = (o->seq & FILE_NOT_DIRECT) | (q.direct ? FILE_DIRECT : 0);
     if (q.direct) e.fd = c->direct_fd;
     e.flags = !q.direct && q.bytes > FILE_INLINE ? IOSQE_ASYNC : 0;
     e.off = q.at;
-    e.addr = q.n == 1 ? (u64)q.iov[0].base : (u64)q.iov;
+    e.addr = q.n == 1 ? q.iov[0].base : (u64)q.iov;
     e.len = q.n == 1 ? (u32)q.bytes : q.n;
     if (buffer >= 0)
       e.opcode = in ? IORING_OP_READ_FIXED : IORING_OP_WRITE_FIXED;

@@ -61,7 +61,7 @@ struct op {
   u32 next_free;
   u32 last_table;   // last frame of the run list, for appending
   u32 seq;          // receives: the peer's descriptor number, or what D_LANDED says
-  u32 reads;        // receives over verbs: reads at the device
+  u32 reads;        // receives over verbs: reads at the device; sends over TCP: requests at the ring
   u32 head_len;     // bytes of the message's header, and 1 + the frame they are in
   u32 head_frame;
   union {

@@ -51,10 +51,10 @@ enum { EPOLLIN = 1, EPOLLOUT = 4, EPOLLERR = 8, EPOLLHUP = 16, EPOLLRDHUP = 0x20
 enum {
   NR_read = 0, NR_write = 1, NR_close = 3, NR_lseek = 8, NR_mmap = 9, NR_mprotect = 10, NR_munmap = 11, NR_rt_sigaction = 13,
   NR_rt_sigprocmask = 14, NR_sched_yield = 24, NR_mremap = 25, NR_madvise = 28, NR_nanosleep = 35,
-  NR_ioctl = 16, NR_getpid = 39, NR_sendto = 44, NR_recvfrom = 45, NR_sendmsg = 46, NR_recvmsg = 47, NR_shutdown = 48,
-  NR_setsockopt = 54, NR_getsockopt = 55, NR_fsync = 74, NR_gettid = 186, NR_futex = 202, NR_clock_gettime = 228,
-  NR_epoll_ctl = 233, NR_tgkill = 234, NR_ppoll = 271, NR_epoll_pwait = 281, NR_preadv = 295, NR_pwritev = 296,
-  NR_statx = 332, NR_io_uring_setup = 425, NR_io_uring_enter = 426, NR_io_uring_register = 427
+  NR_ioctl = 16, NR_getpid = 39, NR_connect = 42, NR_sendto = 44, NR_recvfrom = 45, NR_sendmsg = 46, NR_recvmsg = 47,
+  NR_shutdown = 48, NR_setsockopt = 54, NR_getsockopt = 55, NR_fsync = 74, NR_gettid = 186, NR_futex = 202,
+  NR_clock_gettime = 228, NR_epoll_ctl = 233, NR_tgkill = 234, NR_ppoll = 271, NR_epoll_pwait = 281, NR_preadv = 295,
+  NR_pwritev = 296, NR_statx = 332, NR_io_uring_setup = 425, NR_io_uring_enter = 426, NR_io_uring_register = 427
 };
 static inline s64 sys6(s64 n, s64 a, s64 b, s64 c, s64 d, s64 e, s64 f) {
   s64 r;
@@ -76,9 +76,9 @@ enum {
   NR_preadv = 69, NR_pwritev = 70, NR_ppoll = 73, NR_fsync = 82, NR_futex = 98, NR_nanosleep = 101,
   NR_clock_gettime = 113, NR_sched_yield = 124, NR_tgkill = 131, NR_rt_sigaction = 134,
   NR_rt_sigprocmask = 135, NR_getpid = 172, NR_gettid = 178, NR_sendto = 206, NR_recvfrom = 207,
-  NR_setsockopt = 208, NR_getsockopt = 209, NR_shutdown = 210, NR_sendmsg = 211, NR_recvmsg = 212, NR_munmap = 215,
-  NR_mremap = 216, NR_mmap = 222, NR_mprotect = 226, NR_madvise = 233, NR_statx = 291, NR_io_uring_setup = 425,
-  NR_io_uring_enter = 426, NR_io_uring_register = 427
+  NR_connect = 203, NR_setsockopt = 208, NR_getsockopt = 209, NR_shutdown = 210, NR_sendmsg = 211, NR_recvmsg = 212,
+  NR_munmap = 215, NR_mremap = 216, NR_mmap = 222, NR_mprotect = 226, NR_madvise = 233, NR_statx = 291,
+  NR_io_uring_setup = 425, NR_io_uring_enter = 426, NR_io_uring_register = 427
 };
 static inline s64 sys6(s64 n, s64 a, s64 b, s64 c, s64 d, s64 e, s64 f) {
   register s64 x8 __asm__("x8") = n;
@@ -105,7 +105,6 @@ static inline void fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 #define sys5(n, a, b, c, d, e) sys6(n, (s64)(a), (s64)(b), (s64)(c), (s64)(d), (s64)(e), 0)
 
 struct timespec { s64 sec, nsec; };
-struct iovec { u8 *base; u64 len; };
 
 static inline u64 now_ns(void) {
   struct timespec t;

@@ -9,13 +9,19 @@ static void rx_stop(struct conn *c, s32 status) {
   c->rx_wants = 0;
   fail_queue(c, &c->rq, status);
 }
+// Lets the kernel drop what it has of this connection, pages included.
+static void tcp_sever(struct conn *c) {
+  u64 nowhere[2] = { 0, 0 };  // AF_UNSPEC
+  sys2(NR_shutdown, c->fd, 2 /* SHUT_RDWR */);
+  if (c->inflight) sys3(NR_connect, c->fd, nowhere, sizeof nowhere);
+}
 // The peer sends what is not the protocol: everything ends here, and the peer hears no more of it.
 static void tcp_cut_off(struct conn *c) {
   c->state = CONN_BROKEN;
   c->tx_dead = c->rx_end = 1;
   fail_sends(c, -E_PROTO);
   rx_stop(c, -E_PROTO);
-  sys2(NR_shutdown, c->fd, 2 /* SHUT_RDWR */);
+  tcp_sever(c);
 }
 
 // Draws the conclusions of what has been sent and received.
@@ -76,7 +82,7 @@ static void tcp_ask(struct conn *c, s32 me) {
   bell_ask(c->bell, c->fd, me, want);
 }
 // A large message is on its way: looking for its end would only take the processor from who brings it.
-static int tcp_rests(struct conn *c) { return c->rx_op >= 0 || c->tx_op >= 0; }
+static int tcp_rests(struct conn *c) { return c->rx_op >= 0 || c->tx_op >= 0 || c->tx_wait; }
 static int tcp_arm(struct conn *c, s32 me) {
   tcp_move(c, me, 1, c->asked != 0);
   if (c->cq.head >= 0 || c->rx_wants) return 1;
@@ -112,7 +118,7 @@ static int tcp_tick(struct conn *c, s32 me) {
   if (!unacknowledged(c)) c->tx_unsure = 0;
   if (last_ack < SILENCE_MS || !((unacked && info.retransmits >= 4) || info.probes >= 4)) return 0;
   tx_failed(c);
-  sys2(NR_shutdown, c->fd, 2 /* SHUT_RDWR */);
+  tcp_sever(c);
   tcp_move(c, me, 0, 0);
   return 1;
 }
@@ -197,6 +203,7 @@ static void tcp_end(struct conn *c, s32 abort) {
   }
   if (c->state != CONN_BROKEN) tcp_drop(c);
   c->tx_bye = abort ? T_ABORTED : T_FINISHED;
+  if (c->tx_wait) tcp_sever(c);  // in the middle of a message, which has no end now
 }
 static void tcp_hang_up(struct conn *c) { sys2(NR_shutdown, c->fd, 2 /* SHUT_RDWR */); }
 static u32 tcp_held(struct conn *c) { return c->rx_op >= 0; }
@@ -216,9 +223,19 @@ EXPORT s32 moat_tcp_add(s32 pool, s32 fd, s32 local_tid) {
   c->rx_op = c->rx_parked = c->tx_op = -1;
   c->rx_spare = c->rx_ahead = (struct queue){ -1, -1 };
   c->rx_chunk = 4096;
+  c->number = i;
   c->rx_least = 1;
   conn_begin(c);
   return i;
+}
+// From so many bytes on its messages go without a copy, by the ring of its pool; 0: none does.
+EXPORT s32 moat_tcp_zero_copy(s32 i, f64 from) {
+  struct conn *c = conn_at(i);
+  if (!c) return -E_INVAL;
+  lock(&c->lock);
+  c->zc_from = (u64)from;
+  unlock(&c->lock);
+  return 0;
 }
 // No message will be received any more: what comes is thrown away, so that the peer is not held back by it.
 EXPORT s32 moat_tcp_drop(s32 i) {
@@ -246,6 +263,6 @@ EXPORT s32 moat_tcp_done(s32 i) {
 static const struct transport tcp_transport = {
   .poll = tcp_poll, .check = tcp_check, .eager = tcp_eager, .flush = tcp_flush, .take = tcp_take, .arm = tcp_arm,
   .end = tcp_end, .hang_up = tcp_hang_up, .collect = tcp_collect, .remove = tcp_remove, .held = tcp_held,
-  .event = tcp_event, .tick = tcp_tick, .wants = tcp_wants, .land = tcp_land, .rests = tcp_rests, .oneshot = 1,
+  .event = tcp_event, .tick = tcp_tick, .wants = tcp_wants, .land = tcp_land, .cqe = tcp_cqe, .rests = tcp_rests, .oneshot = 1,
   .transit_ns = TCP_TRANSIT_NS,
 };

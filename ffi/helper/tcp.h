@@ -10,10 +10,12 @@
 //
 // There are no credits: who does not receive does not read, and TCP holds the sender back. Large messages go
 // from the sender's pages into the receiver's; only small ones, and the 16 bytes of a header, pass through the
-// stage. The kernel's copy of the last byte is a send's completion.
+// stage. The kernel's copy of the last byte is a send's completion; or, of one that it does not copy
+// (IORING_OP_SEND_ZC, whose requests follow one another because a stream has an order), its notification.
 #ifndef MOAT_TCP_H
 #define MOAT_TCP_H
 #include "memory.h"
+#include "uring.h"
 
 enum { T_MESSAGE = 1, T_BYE };
 enum { T_FINISHED = 1, T_ABORTED };  // what a goodbye's flag says
@@ -34,6 +36,7 @@ _Static_assert(sizeof(struct frame) == 16, "the wire format");
 #define TCP_IOVS 48
 #define TCP_TRANSIT_NS 500000000ul
 #define LEAST_BYTES (256u << 10)
+#define ZC_AGAIN 4096u     // sends after which zero-copy is tried again where the kernel copied
 #define SILENCE_MS 15000u  // without any acknowledgement, when there should have been many
 
 struct msghdr {
@@ -50,6 +53,7 @@ struct msghdr {
 struct walk { struct runs it; const u8 *flat; struct run run; u64 off; };
 
 #define TCP_FIELDS {                                                                                          \
+  s32 number;              /* its place in the table */                                                       \
   u8 *stage, *out;         /* STAGE_BYTES and OUT_BYTES, mapped at their first use */                         \
   u32 in_head, in_tail;    /* what has been read into the stage and is not consumed */                        \
   u32 rx_chunk;            /* how much to read at a time when it is not known what comes */                   \
@@ -73,6 +77,9 @@ struct walk { struct runs it; const u8 *flat; struct run run; u64 off; };
   struct frame tx;                                                                                            \
   struct walk tx_walk;                                                                                        \
   u32 out_head, out_tail;  /* bytes that the socket did not take */                                           \
+  u64 zc_from;             /* bytes from which a send goes without a copy, by the pool's ring; 0: never */    \
+  u32 zc_rest;             /* sends until that is tried again: the kernel copied */                           \
+  u32 tx_zc, tx_wait;      /* this one does; a request's first completion is awaited */                       \
   u32 tx_bye, tx_shut;     /* the goodbye that is to be sent; it has been */                                  \
   u32 tx_dead, tx_torn;    /* nothing can be sent any more; the stream stops in the middle of a frame */      \
   u32 tx_unsure, tx_ticks; /* sent since the peer was last known to have acknowledged everything */           \

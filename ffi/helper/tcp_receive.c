@@ -303,11 +303,13 @@ static s64 read_pages(struct conn *c) {
   u32 k = 0;
   u64 at = c->rx_at;
   while (at < c->rx.len && k < TCP_IOVS - 1) {
-    iov[k].len = place_of(&G.pool[o->pool], o, at, c->rx.len - at, &iov[k].base);
+    u8 *to;
+    iov[k].len = place_of(&G.pool[o->pool], o, at, c->rx.len - at, &to);
+    iov[k].base = (u64)to;
     at += iov[k++].len;
   }
   c->in_head = c->in_tail = 0;
-  if (at == c->rx.len) iov[k++] = (struct iovec){ c->stage, c->rx.head + FRAME };
+  if (at == c->rx.len) iov[k++] = (struct iovec){ (u64)c->stage, c->rx.head + FRAME };
   struct msghdr m = { 0, 0, 0, iov, k, 0, 0, 0, 0 };
   s64 n = rx_read(c, sys3(NR_recvmsg, c->fd, &m, 0x40));
   u64 data = (u64)n < at - c->rx_at ? (u64)n : at - c->rx_at;

@@ -34,10 +34,11 @@ static void walk_over(struct walk *w, u64 n) {
     ;
 }
 
-static s64 send_iov(struct conn *c, struct iovec *iov, u32 n) {
+#define MSG_MORE 0x8000
+static s64 send_iov(struct conn *c, struct iovec *iov, u32 n, s32 more) {
   struct msghdr m = { 0, 0, 0, iov, n, 0, 0, 0, 0 };
   c->tx_unsure = 1;
-  return sys3(NR_sendmsg, c->fd, &m, 0x4040 /* MSG_DONTWAIT | MSG_NOSIGNAL */);
+  return sys3(NR_sendmsg, c->fd, &m, 0x4040 /* MSG_DONTWAIT | MSG_NOSIGNAL */ | more);
 }
 
 // ---- large messages
@@ -50,7 +51,7 @@ static struct parts parts_of(const struct frame *f) {
 }
 static u32 gather(struct walk *w, u64 n, struct iovec *iov, u32 k) {
   u8 *at;
-  for (u64 got; n && k < TCP_IOVS && (got = walk_on(w, n, &at)); n -= got) iov[k++] = (struct iovec){ at, got };
+  for (u64 got; n && k < TCP_IOVS && (got = walk_on(w, n, &at)); n -= got) iov[k++] = (struct iovec){ (u64)at, got };
   return k;
 }
 
@@ -63,13 +64,97 @@ static void tx_begin(struct conn *c, s32 i) {
   c->tx = (struct frame){ T_MESSAGE, 0, (u16)(o->head_frame ? o->head_len : 0), 0, o->len };
   c->tx_walk = walk_of(o);
   walk_over(&c->tx_walk, parts_of(&c->tx).flip);
+  c->tx_zc = c->zc_from && o->len >= c->zc_from && !(o->flags & OP_STAGED) && (!c->zc_rest || !--c->zc_rest);
 }
 static void tx_end(struct conn *c, s32 status) {
   s32 i = c->tx_op;
   c->tx_op = -1;
+  if (G.op[i].reads) {  // the kernel still has pages of it: its last notification ends it
+    G.op[i].seq = (u32)-status;
+    __atomic_or_fetch(&G.op[i].flags, OP_AT_DEVICE, __ATOMIC_RELAXED);
+    return;
+  }
   c->inflight--;
   complete(c, i, status);
 }
+static void tx_moved(struct conn *c, const struct parts *p, u64 n) {
+  u64 from = c->tx_at < p->data ? p->data : c->tx_at, to = c->tx_at += n;
+  if (to > p->tail) to = p->tail;
+  if (to > from) walk_over(&c->tx_walk, to - from);
+  if (c->tx_at == p->end) tx_end(c, 0);
+}
+
+// ---- without a copy
+
+// Hands the data of the send under way to the ring. 0, or -errno: to be copied into the socket after all.
+static s32 tx_submit(struct conn *c, const struct parts *p) {
+  struct uring *u = uring_of(c->pool);
+  if (!u || !uring_may_submit(u)) return -E_AGAIN;
+  struct iovec iov[TCP_IOVS];
+  struct walk w = c->tx_walk;
+  u32 k = gather(&w, p->tail - c->tx_at, iov, 0);
+  struct msghdr m = { 0, 0, 0, iov, k, 0, 0, 0, 0 };  // read before the call is back (IORING_FEAT_SUBMIT_STABLE)
+  struct sqe e;
+  memset(&e, 0, sizeof e);
+  e.fd = c->fd;
+  e.op_flags = 0x4100;  // MSG_NOSIGNAL | MSG_WAITALL
+  e.ioprio = IORING_SEND_ZC_REPORT_USAGE;
+  e.user_data = (u64)(u32)c->number << 32 | (u32)c->tx_op;
+  s32 buffer = k == 1 ? uring_buffer(u, iov[0].base, iov[0].len) : -1;
+  if (buffer >= 0) {
+    e.opcode = IORING_OP_SEND_ZC;
+    e.ioprio |= IORING_RECVSEND_FIXED_BUF;
+    e.addr = iov[0].base;
+    e.len = (u32)iov[0].len;
+    e.buf_index = (u16)buffer;
+  } else {
+    e.opcode = IORING_OP_SENDMSG_ZC;
+    e.addr = (u64)&m;
+    e.len = 1;
+  }
+  G.op[c->tx_op].reads++;
+  c->tx_wait = 1;
+  c->tx_unsure = 1;
+  s32 r = uring_submit(u, &e);
+  if (r) {
+    G.op[c->tx_op].reads--;
+    c->tx_wait = 0;
+  }
+  return r;
+}
+
+static void tcp_flush(struct conn *c);
+
+// A completion: the result of a request, and then, if it says so, the notification that the pages are free.
+static void tcp_cqe(struct conn *c, s32 me, u32 tag, s32 res, u32 flags) {
+  (void)me;
+  struct op *o = &G.op[tag];
+  int last = !(flags & IORING_CQE_F_MORE);
+  if (flags & IORING_CQE_F_NOTIF) {
+    if ((u32)res & IORING_NOTIF_USAGE_ZC_COPIED) c->zc_rest = ZC_AGAIN;
+  } else {
+    c->tx_wait = 0;
+    if (res < 0) {
+      // Not for this socket, or not now: the rest is copied. What is wrong with the connection will be said again.
+      c->tx_zc = 0;
+      c->zc_rest = ZC_AGAIN;
+      if (res == -E_INVAL || res == -95 /* EOPNOTSUPP */) c->zc_from = 0;
+    }
+  }
+  if (last) o->reads--;
+  if (!(flags & IORING_CQE_F_NOTIF) && c->tx_op == (s32)tag && res > 0) {
+    struct parts p = parts_of(&c->tx);
+    tx_moved(c, &p, (u64)res);
+  }
+  if (!o->reads && load_acq(&o->state) == OP_POSTED && o->flags & OP_AT_DEVICE) {
+    __atomic_and_fetch(&o->flags, (u16)~OP_AT_DEVICE, __ATOMIC_RELAXED);
+    c->inflight--;
+    complete(c, (s32)tag, -(s32)o->seq);
+  }
+  if (!c->tx_wait) tcp_flush(c);
+}
+
+// ---- by copying into the socket
 
 // Sends what the socket takes of the send under way.
 static s64 tx_some(struct conn *c) {
@@ -79,13 +164,19 @@ static s64 tx_some(struct conn *c) {
   struct walk w = c->tx_walk;
   u64 at = c->tx_at;
   u32 k = 0;
+  if (c->tx_zc && at >= p.data && at < p.tail && !tx_submit(c, &p)) return 1;
   if (at < p.head) {
-    iov[k++] = (struct iovec){ (u8 *)&c->tx + at, p.head - at };
+    iov[k++] = (struct iovec){ (u64)&c->tx + at, p.head - at };
     at = p.head;
   }
   if (at < p.data) {
-    iov[k++] = (struct iovec){ frame_at(&G.pool[o->pool], o->head_frame - 1) + (at - p.head), p.data - at };
+    iov[k++] = (struct iovec){ (u64)frame_at(&G.pool[o->pool], o->head_frame - 1) + (at - p.head), p.data - at };
     at = p.data;
+  }
+  if (c->tx_zc && c->tx_at < p.data) {  // the data follows by itself
+    s64 n = send_iov(c, iov, k, MSG_MORE);
+    if (n > 0) tx_moved(c, &p, (u64)n);
+    return n;
   }
   if (at < p.tail) k = gather(&w, p.tail - at, iov, k);
   if (p.flip && k < TCP_IOVS) {  // else the rest comes another time
@@ -94,12 +185,8 @@ static s64 tx_some(struct conn *c) {
     walk_over(&first, done);
     k = gather(&first, p.flip - done, iov, k);
   }
-  s64 n = send_iov(c, iov, k);
-  if (n <= 0) return n;
-  u64 from = c->tx_at < p.data ? p.data : c->tx_at, to = c->tx_at += (u64)n;
-  if (to > p.tail) to = p.tail;
-  if (to > from) walk_over(&c->tx_walk, to - from);
-  if (c->tx_at == p.end) tx_end(c, 0);
+  s64 n = send_iov(c, iov, k, 0);
+  if (n > 0) tx_moved(c, &p, (u64)n);
   return n;
 }
 
@@ -123,8 +210,8 @@ static void tx_failed(struct conn *c) {
 
 // What is left of a small message, or the goodbye.
 static s64 out_some(struct conn *c) {
-  struct iovec iov = { c->out + c->out_head, c->out_tail - c->out_head };
-  s64 n = send_iov(c, &iov, 1);
+  struct iovec iov = { (u64)c->out + c->out_head, c->out_tail - c->out_head };
+  s64 n = send_iov(c, &iov, 1, 0);
   if (n > 0) c->out_head += (u32)n;
   if (c->out_head == c->out_tail) c->out_head = c->out_tail = 0;
   return n;
@@ -151,7 +238,7 @@ static int bye_some(struct conn *c) {
 
 // Sends what there is to send, as far as the socket takes it.
 static void tcp_flush(struct conn *c) {
-  while (!c->tx_dead) {
+  while (!c->tx_dead && !c->tx_wait) {
     s64 n;
     if (c->out_head != c->out_tail)
       n = out_some(c);
@@ -169,7 +256,7 @@ static void tcp_flush(struct conn *c) {
   }
 }
 static int tx_waits(const struct conn *c) {
-  return !c->tx_dead && (c->out_head != c->out_tail || c->tx_op >= 0 || c->sq.head >= 0);
+  return !c->tx_dead && !c->tx_wait && (c->out_head != c->out_tail || c->tx_op >= 0 || c->sq.head >= 0);
 }
 
 static void tcp_ask(struct conn *c, s32 me);
@@ -178,16 +265,14 @@ static s32 tcp_eager(struct conn *c, s32 me, const u8 *src, u32 len) {
   if (len > TCP_EAGER_MAX) return -E_INVAL;
   lock(&c->lock);
   s32 r = state_error(c->state);
-  if (!r && tx_waits(c)) {
-    tcp_flush(c);
-    if (tx_waits(c)) r = -E_AGAIN;
-  }
+  if (!r && tx_waits(c)) tcp_flush(c);
+  if (!r && (tx_waits(c) || c->tx_wait)) r = -E_AGAIN;
   if (!r && !out_room(c)) r = -E_AGAIN;
   struct frame f = { T_MESSAGE, 0, 0, 0, len };
   s64 n = 0;
   if (!r) {
-    struct iovec iov[2] = { { (u8 *)&f, FRAME }, { (u8 *)src, len } };
-    n = send_iov(c, iov, len ? 2 : 1);
+    struct iovec iov[2] = { { (u64)&f, FRAME }, { (u64)src, len } };
+    n = send_iov(c, iov, len ? 2 : 1, 0);
     if (n == -E_AGAIN || n == -E_INTR || n == -E_FAULT) n = 0;
     if (n < 0) {
       tx_failed(c);

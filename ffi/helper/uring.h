@@ -34,9 +34,13 @@ struct uring_params {
   struct { u32 head, tail, ring_mask, ring_entries, overflow, cqes, flags, resv; u64 user_addr; } cq_off;
 };
 _Static_assert(sizeof(struct uring_params) == 120, "struct io_uring_params");
+struct iovec { u64 base, len; };
 
 enum { IORING_OP_NOP = 0, IORING_OP_READV = 1, IORING_OP_WRITEV = 2, IORING_OP_FSYNC = 3, IORING_OP_READ_FIXED = 4,
-       IORING_OP_WRITE_FIXED = 5, IORING_OP_ASYNC_CANCEL = 14, IORING_OP_READ = 22, IORING_OP_WRITE = 23 };
+       IORING_OP_WRITE_FIXED = 5, IORING_OP_ASYNC_CANCEL = 14, IORING_OP_READ = 22, IORING_OP_WRITE = 23,
+       IORING_OP_SEND_ZC = 47, IORING_OP_SENDMSG_ZC = 48 };
+enum { IORING_RECVSEND_FIXED_BUF = 4, IORING_SEND_ZC_REPORT_USAGE = 8 };  // in sqe.ioprio
+#define IORING_NOTIF_USAGE_ZC_COPIED (1u << 31)                           // in cqe.res
 enum { IORING_CQE_F_MORE = 2, IORING_CQE_F_NOTIF = 8 };
 #define IOSQE_ASYNC 16
 

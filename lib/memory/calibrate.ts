@@ -14,6 +14,14 @@ export interface Calibration {
   threshold: number;
 }
 
+/** The least bytes, of a power of two, whose copy takes longer than so many nanoseconds. */
+export function worthNotCopying(nanoseconds: number): number {
+  const { copyCost } = calibrate();
+  let bytes = 32 << 10;
+  while (bytes < 16 << 20 && copyCost(bytes) < nanoseconds) bytes *= 2;
+  return bytes;
+}
+
 let measured: Calibration | undefined;
 
 /** Measures at the first call of a process (3 ms on a Xeon at 2.6 GHz), and remembers. */

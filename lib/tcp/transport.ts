@@ -4,29 +4,65 @@
  *
  * @module
  */
+import { errnoName } from "../../ffi/errors.ts";
+import { helper } from "../../ffi/helper.ts";
 import { OP, TCP } from "../../ffi/layout.ts";
-import { libc } from "../../ffi/libc.ts";
+import { libc, readText } from "../../ffi/libc.ts";
 import { type Identity, threadHere } from "../identity.ts";
 import { Landings } from "../landings.ts";
+import { worthNotCopying } from "../memory/calibrate.ts";
 import type { PoolCore } from "../memory/core.ts";
 import { NativeTransport, type Opened } from "../native_transport.ts";
+import { ringOf } from "../ring.ts";
 import type { Ended } from "../transport.ts";
 import { resetOnClose } from "./socket.ts";
 
 /** Milliseconds the peer's kernel may take to acknowledge the last bytes. */
 const FAREWELL = 2000;
 
+const RING = "io_uring";
+const EPERM = 1, ENOSYS = 38;
+let refused: string | undefined;
+
+// How data gets into a socket, as far as it can be known without making a ring.
+function engine(): string {
+  if (refused === undefined) {
+    const r = helper().moat_uring_probe();
+    refused = r < 0 ? whyNot(-r) : "";
+  }
+  return refused || RING;
+}
+
+function whyNot(errno: number): string {
+  const setting = readText("/proc/sys/kernel/io_uring_disabled").trim();
+  if (errno === EPERM && setting !== "" && setting !== "0") {
+    return `sockets: io_uring is forbidden: kernel.io_uring_disabled=${setting}`;
+  }
+  if (errno === EPERM) return "sockets: io_uring is forbidden: EPERM, by a seccomp profile";
+  if (errno === ENOSYS) return "sockets: io_uring is missing: ENOSYS";
+  return `sockets: io_uring cannot be had: ${errnoName(errno)}`;
+}
+
+let threshold: number | undefined;
+
+// A send without a copy costs a request, two completions and the waking of a thread: four times what a request
+// that does nothing costs.
+function zeroCopyFrom(core: PoolCore): number {
+  return threshold ??= worthNotCopying(4 * core.helper.moat_uring_round_trip(core.index));
+}
+
 /** What moat_tcp_done() says. */
 const WAIT = 0, RESET = 2;
 
 /** One `tcp://` connection. */
 export class TcpTransport extends NativeTransport {
-  readonly name = "tcp (sockets)";
   readonly peer: string;
   readonly eagerMax = TCP.eagerMax;
   readonly reaches = { out: true, in: true }; // the kernel reads and writes any page of this process
   readonly fd: number;
   readonly #landings: Landings;
+  #engine = engine();
+  #began = false;
 
   /** Takes over a connected socket on which both sides have greeted; closes it if it throws. */
   constructor(core: PoolCore, fd: number, identity: Identity, peer: string) {
@@ -52,6 +88,25 @@ export class TcpTransport extends NativeTransport {
       const ended = super.next();
       if (!ended || !this.#landings.drop(ended.op)) return ended;
     }
+  }
+
+  /** `"tcp (io_uring)"`, or `"tcp (sockets: WHY)"`. */
+  get name(): string {
+    return `tcp (${this.#engine})`;
+  }
+
+  override send(op: number): void {
+    if (!this.#began) this.#begin();
+    super.send(op);
+  }
+
+  // The pool's ring pins the pool's memory: it is made when there is something to send that it may be good for.
+  #begin(): void {
+    this.#began = true;
+    if (this.#engine !== RING) return;
+    const { core } = this, ring = ringOf(core);
+    if (ring.refused) this.#engine = `sockets: ${ring.refused.message}`;
+    else core.helper.moat_tcp_zero_copy(this.conn, zeroCopyFrom(core));
   }
 
   protected open(op: number, at: number): Opened {
