@@ -1,5 +1,5 @@
 /**
- * The receiving process of the benchmarks: `peer.ts ADDRESS [SPIN [BYTES]]`. It prints "ready" once it
+ * The receiving process of the benchmarks: `peer.ts ADDRESS [SPIN [BYTES]]`. It prints "ready" and its address once it
  * listens, and serves channels until it is killed. BYTES is the size of its pool, where messages over
  * rdma:// come; 1 MiB by default.
  *
@@ -79,6 +79,6 @@ if (import.meta.main) {
   const [address, spin = "0", bytes = "1048576"] = process.argv.slice(2);
   const pool = Pool.create({ bytes: Number(bytes) });
   const listener = await listen(address!, { pool, spin: Number(spin) });
-  console.log("ready");
+  console.log(`ready ${listener.address}`);
   for await (const channel of listener) serve(channel);
 }

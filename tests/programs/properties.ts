@@ -1,7 +1,7 @@
 /**
  * Runs random sequences of steps against the model, and shrinks one that fails to its shortest form.
  *
- *     properties.ts RUNS STEPS [SEED [PATH]]
+ *     properties.ts TRANSPORT RUNS STEPS [SEED [PATH]]
  *
  * A program of its own, because `bun run` gets packages from npm by itself and `bun test` does not. SEED and PATH
  * are what a failure prints: they repeat it. It prints `{ runs, steps }`, or `{ failure }`.
@@ -13,8 +13,9 @@ import fc from "fast-check@4.3.0";
 import { say } from "../support/child.ts";
 import { KINDS, type Step, World } from "../support/model.ts";
 
-const [runs, length] = process.argv.slice(2, 4).map(Number) as [number, number];
-const [seed, path] = process.argv.slice(4);
+const transport = process.argv[2]!;
+const [runs, length] = process.argv.slice(3, 5).map(Number) as [number, number];
+const [seed, path] = process.argv.slice(5);
 
 // Ten buffers first, or half of all sequences would have nothing to do.
 const START: Step[] = Array.from({ length: 10 }, (_, i) => ["alloc", i, 0, 0, i]);
@@ -31,7 +32,7 @@ let steps = 0;
 const property = fc.asyncProperty(
   fc.array(step, { minLength: 1, maxLength: 2 * length, size: "max" }),
   async (sequence) => {
-    await using world = await World.create();
+    await using world = await World.create(transport);
     for (const step of [...START, ...sequence]) {
       await world.step(step);
       steps++;
@@ -44,5 +45,7 @@ const result = await fc.check(property, {
   ...(seed === undefined ? {} : { seed: Number(seed) }),
   ...(path === undefined ? {} : { path }),
 });
-if (result.failed) say({ failure: fc.defaultReportMessage(result) ?? "failed" });
-else say({ runs: result.numRuns, steps });
+if (result.failed) {
+  const { stack } = result.errorInstance as Error;
+  say({ failure: `${fc.defaultReportMessage(result)}\n${stack}` });
+} else say({ runs: result.numRuns, steps });

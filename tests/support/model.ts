@@ -31,6 +31,7 @@ export const KINDS = [
   "snapshot",
   "release",
   "sendSnapshot",
+  "sendHeader",
   "swap",
   "swapPart",
   "recv",
@@ -42,6 +43,11 @@ export const KINDS = [
 
 /** One of {@linkcode KINDS}. */
 export type StepKind = typeof KINDS[number];
+
+/** What was sent, and its header. */
+type Sent = Uint8Array & { header?: Uint8Array };
+
+const NO_HEADER = new Uint8Array(0);
 
 interface Real<T> {
   real: T;
@@ -60,7 +66,7 @@ export class World {
   readonly #versions: Real<Snapshot>[] = [];
   readonly #messages: Real<Message>[] = [];
   /** What is on its way, in order. */
-  readonly #wire: Uint8Array[] = [];
+  readonly #wire: Sent[] = [];
   readonly #sent: Promise<unknown>[] = [];
 
   private constructor(pool: Pool, ends: Pair) {
@@ -68,10 +74,11 @@ export class World {
     this.#ends = ends;
   }
 
-  /** Makes a world with nothing in it. */
-  static async create(): Promise<World> {
-    const pool = Pool.create({ bytes: 4 << 20, reserve: 8 << 20, guardTimeout: 2000 });
-    return new World(pool, await pair(pool));
+  /** Makes a world with nothing in it, whose channel is over `shm://` or `tcp://`. */
+  static async create(transport: string): Promise<World> {
+    const pool = Pool.create({ bytes: 16 << 20, reserve: 8 << 20, guardTimeout: 2000 });
+    const at = transport === "tcp" ? "tcp://127.0.0.1:0" : undefined;
+    return new World(pool, await pair(pool, at));
   }
 
   get #here(): Channel {
@@ -111,6 +118,8 @@ export class World {
         return await this.#receive();
       case "recvInto":
         return buffer && await this.#receiveInto(buffer);
+      case "sendHeader":
+        return buffer && this.#sendHeader(buffer, seed);
       case "let go":
         return this.#messages.splice(which % MOST, 1)[0]?.real.release();
       case "check":
@@ -162,6 +171,13 @@ export class World {
     this.#sent.push(this.#here.send(data));
   }
 
+  #sendHeader({ real, model }: Real<PoolBuffer>, seed: number): void {
+    if (this.#wire.length >= MOST) return;
+    const header = new Uint8Array(1 + seed % 1024).fill(seed);
+    this.#wire.push(Object.assign(model.slice(), { header }));
+    this.#sent.push(this.#here.send(real, { header }));
+  }
+
   // Refused if an operation is in the way; then nothing may have changed, which the checks see.
   #swap(a: Real<PoolBuffer>, other: number, part: number): void {
     const b = this.#buffers[other % this.#buffers.length]!;
@@ -190,6 +206,7 @@ export class World {
     if (!expected) return;
     const message = await this.#ends.there.recv();
     compare(message!.bytes, expected, "a message");
+    compare(message!.header, expected.header ?? NO_HEADER, "its header");
     this.#messages.push({ real: message!, model: expected });
     if (this.#messages.length > MOST) this.#messages.shift()!.real.release();
   }
@@ -198,8 +215,9 @@ export class World {
     const next = this.#wire[0];
     if (!next) return;
     try {
-      const { bytes } = (await this.#ends.there.recv(real))!;
+      const { bytes, header } = (await this.#ends.there.recv(real))!;
       assert.equal(bytes, next.length);
+      compare(header, next.header ?? NO_HEADER, "a header");
       model.set(next);
       this.#wire.shift();
     } catch (error) { // and is there for the next receive
@@ -228,6 +246,8 @@ export class World {
     this.#check();
     for (const { real } of this.#versions.splice(0)) real.release();
     for (const { real } of this.#buffers.splice(0)) real.free();
+    const { here, there } = this.#ends; // one of them may have a place ready for the next message
+    await Promise.all([here.close(), there.close()]);
     const { freeFrames, reserveFrames, bytes, bytesAvailable } = this.#pool.stats();
     assert.equal(freeFrames, reserveFrames, "free frames at the end");
     assert.equal(bytesAvailable, bytes, "bytes free at the end");
