@@ -9,7 +9,7 @@ const MIB = 1 << 20;
 
 // What the processor may do for connections on which nothing happens, and for the runtime, in a second.
 // Milliseconds; a look of the doorbell's thread at all of them twice a second is 0.2.
-const IDLE = 40;
+const IDLE = 25;
 
 /** Serves `count` connections that each want one message back. */
 async function crowd(t: { after(fn: () => void): void }, count: number): Promise<void> {

@@ -16,12 +16,8 @@ const MOMENT = 60;
 // What is in the way of the message: more than the sockets' buffers take, so that it is in flight for sure.
 const PLUGS = 2;
 
-const MODES = [
-  { name: "io_uring", args: [] },
-  { name: "sockets", args: ["1"] }, // EPERM
-];
-
-for (const { name, args } of MODES) {
+/** The tests with what the other process is started with. */
+function tests(name: "io_uring" | "sockets", args: string[]): void {
   let pool: Pool, control: Channel, data: Channel, end = (): void => {};
   before(async () => {
     pool = Pool.create({ bytes: 96 * MIB });
@@ -43,10 +39,10 @@ for (const { name, args } of MODES) {
   });
 
   const order = (order: Order): unknown => control.send(Buffer.from(JSON.stringify(order)));
-  async function answer<T>(): Promise<T> {
+  const answer = async <T>(): Promise<T> => {
     using message = await control.recv();
     return JSON.parse(Buffer.from(message!.bytes).toString()) as T;
-  }
+  };
   function assertNothingHeld(result: Result): void {
     assert.equal(result.freeFrames, result.reserveFrames, "free frames over there");
     assert.match(result.transport, name === "sockets" ? /^tcp \(sockets: .*io_uring/ : /^tcp/);
@@ -103,3 +99,6 @@ for (const { name, args } of MODES) {
     });
   }
 }
+
+tests("io_uring", []);
+tests("sockets", ["1"]); // EPERM
