@@ -65,7 +65,7 @@ export function testPrograms(info: string, least: number, adapt: (source: string
         : ["--allow-ffi"];
       const flags = here === "deno" ? ["run", "--no-prompt", "--no-lock", ...permissions] : [];
       const printed = run([...command(here), ...flags, file]).trim().split("\n");
-      const promised = [...block.matchAll(/\/\/ prints (\w+)/g)].map((match) => match[1]);
+      const promised = [...block.matchAll(/\/\/ prints (\w+(?: \w+)*)/g)].map((match) => match[1]);
       assert.ok(promised.length > 0, "it says what it prints");
       assert.deepEqual(printed, promised);
     });
