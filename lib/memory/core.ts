@@ -83,7 +83,7 @@ export class PoolCore {
   /** Set if this is the inside of a mapped file. */
   readonly mapping: Mapping | undefined;
   /** The insides of the files that are mapped with this pool. */
-  readonly mapped = new Set<PoolCore>();
+  readonly mapped: Set<PoolCore> = new Set<PoolCore>();
   readonly #parent: PoolCore | undefined;
   readonly #guardTimeout: number;
   /** Whether huge pages may be made; false once the kernel has refused. */
