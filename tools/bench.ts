@@ -2,7 +2,8 @@
  * The benchmarks: `deno task bench`.
  *
  *     --quick            a short form, for a first look
- *     --only TEXT        only the parts with TEXT in their names: guards, holding, throughput, latency
+ *     --only TEXT        only the parts with TEXT in their names: guards, holding, throughput, latency, tcp,
+ *                        interop
  *     --runtimes LIST    deno,bun by default
  *     --json FILE        writes everything that was measured, round by round
  *
@@ -14,9 +15,11 @@
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type { ColumnResult, GuardPlan, GuardResult, Use } from "../bench/guards.ts";
+import { interop, type InteropResult, report as interopReport } from "../bench/interop_bench.ts";
 import { machineFacts } from "../bench/machine.ts";
 import { READING } from "../bench/peer.ts";
 import { digits, median, ratio, sizeName, table } from "../bench/stats.ts";
+import { report as tcpReport, tcp, type TcpResult } from "../bench/tcp_bench.ts";
 import type { LatencyResult, TransferPlan, TransferResult } from "../bench/transfer.ts";
 import { UCX_TLS, ucxBandwidth, ucxLatency } from "../bench/ucx.ts";
 import { ensurePackages, run } from "./apt.ts";
@@ -303,6 +306,42 @@ async function latency(of: Pair[], quick: boolean): Promise<Compared<LatencyResu
   return results;
 }
 
+// ---- TCP, and files
+
+function commandsOf(of: Runtime[]): Record<string, string[]> {
+  return Object.fromEntries(of.map(({ name, command }) => [name, command]));
+}
+
+async function sockets(of: Runtime[], quick: boolean): Promise<TcpResult[]> {
+  console.log("\ntcp:// on the loopback interface, against iperf3 and the runtime's own sockets");
+  const rounds = quick ? 2 : 5, time = quick ? 500 : 1000;
+  const results = await tcp({ runtimes: commandsOf(of), rounds, time });
+  console.log(tcpReport(results));
+  for (const { runtime, untouched, iperf3, sockets } of results) {
+    check(`${runtime}, tcp:// 1 MiB against iperf3`, ratio(untouched, iperf3), false, 1);
+    const wanted = runtime === "bun" ? 2 : 1;
+    check(`${runtime}, tcp:// 1 MiB against its sockets`, ratio(untouched, sockets), false, wanted);
+  }
+  return results;
+}
+
+async function files(of: Runtime[], quick: boolean): Promise<InteropResult[]> {
+  console.log(
+    "\nA file server and its client, with and without copies in the network and in file I/O;\n" +
+      "direct: parts of the file that went past the page cache at the server and at the client",
+  );
+  const results = await interop({
+    transports: ["shm", "tcp"],
+    runtimes: commandsOf(of),
+    bytes: (quick ? 128 : 1024) * MIB,
+    rounds: quick ? 1 : 3,
+    host: "127.0.0.1",
+    directory: ROOT,
+  });
+  console.log(interopReport(results));
+  return results;
+}
+
 async function main(): Promise<void> {
   const { values: options } = parseArgs({
     args: Deno.args,
@@ -317,6 +356,7 @@ async function main(): Promise<void> {
   const wanted = (part: string): boolean => part.includes(options.only);
   const of = runtimes(options.runtimes);
   if (wanted("throughput") || wanted("latency")) ensurePackages(["ucx-utils"]);
+  if (wanted("tcp")) ensurePackages(["iperf3"]);
 
   const facts = {
     ...machineFacts(),
@@ -331,6 +371,8 @@ async function main(): Promise<void> {
   }
   if (wanted("throughput")) results["throughput"] = await throughput(pairs(of), quick);
   if (wanted("latency")) results["latency"] = await latency(pairs(of), quick);
+  if (wanted("tcp")) results["tcp"] = await sockets(of, quick);
+  if (wanted("interop")) results["interop"] = await files(of, quick);
 
   const met = checks.filter(({ ok }) => ok).length;
   const seconds = ((performance.now() - start) / 1000).toFixed(0);
