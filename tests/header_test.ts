@@ -1,8 +1,17 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Channel, type Data, type Guard, MoatError, Pool, type PoolStats } from "../mod.ts";
+import {
+  type Channel,
+  type Data,
+  type Guard,
+  MoatError,
+  Pool,
+  type PoolOptions,
+  type PoolStats,
+} from "../mod.ts";
 import { helper, QUERY } from "../ffi/helper.ts";
 import { assertBytes, fill, pattern } from "./support/bytes.ts";
+import { freshAddress } from "./support/child.ts";
 import { pair } from "./support/pair.ts";
 
 const KIB = 1 << 10, MIB = 1 << 20;
@@ -12,19 +21,29 @@ function fails(code: string): (error: unknown) => boolean {
   return (error) => error instanceof MoatError && error.code === code;
 }
 
+type Body = (here: Channel, there: Channel, pool: Pool) => Promise<void>;
+
 // After the end every frame is free, and no operation is left.
 async function withPair(
-  body: (here: Channel, there: Channel, pool: Pool) => Promise<void>,
-  pool: Pool = Pool.create({ bytes: 16 * MIB }),
+  body: Body,
+  at: string = freshAddress(),
+  options: PoolOptions = { bytes: 16 * MIB },
 ): Promise<void> {
   const operations = helper().moat_query(QUERY.opsLive, 0);
-  const { here, there } = await pair(pool);
+  const pool = Pool.create(options), { here, there } = await pair(pool, at);
   await body(here, there, pool);
   await Promise.all([here.close(), there.close()]);
   const { freeFrames, reserveFrames } = pool.stats();
   assert.equal(freeFrames, reserveFrames, "free frames");
   assert.equal(helper().moat_query(QUERY.opsLive, 0), operations, "operations");
   await pool.close();
+}
+
+/** The same over every transport that needs no device. */
+function everywhere(name: string, body: Body, options?: PoolOptions): void {
+  for (const [transport, at] of [["shm", freshAddress()], ["tcp", "tcp://127.0.0.1:0"]] as const) {
+    test(`${transport}: ${name}`, () => withPair(body, at, options));
+  }
 }
 
 function copied(pool: Pool, since: PoolStats): { out: number; in: number } {
@@ -36,8 +55,9 @@ function copied(pool: Pool, since: PoolStats): { out: number; in: number } {
 }
 
 for (const length of HEADERS) {
-  test(`a header of ${length} bytes arrives with messages of every size, asked for before and after`, () =>
-    withPair(async (here, there, pool) => {
+  everywhere(
+    `a header of ${length} bytes arrives with messages of every size, asked for before and after`,
+    async (here, there, pool) => {
       for (const [i, size] of SIZES.entries()) {
         for (const early of [true, false]) {
           const header = pattern(i + 100, length), data = pattern(i, size);
@@ -64,7 +84,8 @@ for (const length of HEADERS) {
           await sent;
         }
       }
-    }));
+    },
+  );
 }
 
 test("data with a header stays in its pages: sent from them, read in them, no byte of it copied", () =>
@@ -98,8 +119,9 @@ test("a page with a header is sent from its place, also where it is small", () =
   }));
 
 for (const guard of ["cow", "wait", "copy"] as Guard[]) {
-  test(`what is sent with a header under "${guard}" is what the buffer held at the call`, () =>
-    withPair(async (here, there, pool) => {
+  everywhere(
+    `what is sent with a header under "${guard}" is what the buffer held at the call`,
+    async (here, there, pool) => {
       using buf = pool.alloc(256 * KIB);
       fill(buf.bytes, 7);
       const received = (async () => {
@@ -112,39 +134,39 @@ for (const guard of ["cow", "wait", "copy"] as Guard[]) {
       header.fill(1);
       if (guard !== "wait") buf.bytes.fill(1);
       await Promise.all([received, sent]);
-    }));
+    },
+  );
 }
 
-test("a buffer is given away with a header", () =>
-  withPair(async (here, there, pool) => {
-    const buf = pool.alloc(64 * KIB), view = buf.bytes;
-    fill(view, 3);
-    const sent = here.send(buf, { guard: "move", header: new Float64Array([1.5]) });
-    assert.equal(view.byteLength, 0);
+everywhere("a buffer is given away with a header", async (here, there, pool) => {
+  const buf = pool.alloc(64 * KIB), view = buf.bytes;
+  fill(view, 3);
+  const sent = here.send(buf, { guard: "move", header: new Float64Array([1.5]) });
+  assert.equal(view.byteLength, 0);
+  using message = await there.recv();
+  assertBytes(message!.bytes, pattern(3, 64 * KIB), "data");
+  assert.equal(new Float64Array(message!.header.buffer)[0], 1.5);
+  message!.release();
+  await sent;
+});
+
+everywhere("a snapshot is sent with one header after the other", async (here, there, pool) => {
+  using buf = pool.alloc(64 * KIB);
+  fill(buf.bytes, 3);
+  using snapshot = buf.snapshot();
+  buf.bytes.fill(0);
+  const flying = [1, 2, 3].map((i) => here.send(snapshot, { header: new Uint8Array([i]) }));
+  for (const i of [1, 2, 3]) {
     using message = await there.recv();
+    assert.deepEqual([...message!.header], [i]);
     assertBytes(message!.bytes, pattern(3, 64 * KIB), "data");
-    assert.equal(new Float64Array(message!.header.buffer)[0], 1.5);
-    message!.release();
-    await sent;
-  }));
+  }
+  await Promise.all(flying);
+});
 
-test("a snapshot is sent with one header after the other", () =>
-  withPair(async (here, there, pool) => {
-    using buf = pool.alloc(64 * KIB);
-    fill(buf.bytes, 3);
-    using snapshot = buf.snapshot();
-    buf.bytes.fill(0);
-    const flying = [1, 2, 3].map((i) => here.send(snapshot, { header: new Uint8Array([i]) }));
-    for (const i of [1, 2, 3]) {
-      using message = await there.recv();
-      assert.deepEqual([...message!.header], [i]);
-      assertBytes(message!.bytes, pattern(3, 64 * KIB), "data");
-    }
-    await Promise.all(flying);
-  }));
-
-test("a header is any typed array, and pool memory too; an empty one is none", () =>
-  withPair(async (here, there, pool) => {
+everywhere(
+  "a header is any typed array, and pool memory too; an empty one is none",
+  async (here, there, pool) => {
     using buf = pool.alloc(100);
     fill(buf.bytes, 1);
     const views = [buf.bytes.subarray(3, 50), new DataView(buf.bytes.buffer, 3, 47)];
@@ -156,10 +178,12 @@ test("a header is any typed array, and pool memory too; an empty one is none", (
     await here.send(new Uint8Array(5), { header: new Uint8Array(0) });
     await here.send(new Uint8Array(5));
     for (const _ of [1, 2]) assert.equal((await there.recv())!.header.length, 0);
-  }));
+  },
+);
 
-test("a header that is too large, or none, is refused, and nothing is sent", () =>
-  withPair(async (here, there) => {
+everywhere(
+  "a header that is too large, or none, is refused, and nothing is sent",
+  async (here, there) => {
     const data = new Uint8Array(10), bad = [new Uint8Array(1025), "text", 5, null, [1, 2]];
     for (const header of bad) {
       const options = { header } as { header: Uint8Array };
@@ -167,7 +191,8 @@ test("a header that is too large, or none, is refused, and nothing is sent", () 
     }
     await here.send(data, { header: new Uint8Array(1024) });
     assert.equal((await there.recv())!.header.length, 1024);
-  }));
+  },
+);
 
 // Everything that can be in the ring: messages with and without, small and in pages.
 function mixed(pool: Pool, i: number): { data: Data; bytes: number; header: number } {
@@ -178,8 +203,9 @@ function mixed(pool: Pool, i: number): { data: Data; bytes: number; header: numb
   return { data, bytes, header };
 }
 
-test("a thousand of them in flight arrive in order, whatever the ring has room for", () =>
-  withPair(async (here, there, pool) => {
+everywhere(
+  "a thousand of them in flight arrive in order, whatever the ring has room for",
+  async (here, there, pool) => {
     const flying: Promise<unknown>[] = [], lengths: [number, number][] = [];
     for (let i = 0; i < 1000; i++) {
       const { data, bytes, header } = mixed(pool, i);
@@ -193,27 +219,29 @@ test("a thousand of them in flight arrive in order, whatever the ring has room f
       assertBytes(message!.header, pattern(i + 1, header), `header ${i}`);
     }
     await Promise.all(flying);
-  }, Pool.create({ bytes: 32 * MIB, reserve: 4 * MIB })));
+  },
+  { bytes: 32 * MIB, reserve: 4 * MIB },
+);
 
-test("a thousand receives that wait get their headers", () =>
-  withPair(async (here, there, pool) => {
-    using into = pool.alloc(1000 * 16);
-    const waiting = Array.from(
-      { length: 1000 },
-      (_, i) => i % 2 ? there.recv(into.bytes.subarray(i * 16, i * 16 + 16)) : there.recv(),
-    );
-    const flying: Promise<unknown>[] = [];
-    for (let i = 0; i < 1000; i++) {
-      flying.push(here.send(pattern(i, 16), { header: pattern(i, i % 7 * 10) }));
-    }
-    for (const [i, got] of (await Promise.all(waiting)).entries()) {
-      assertBytes(got!.header, pattern(i, i % 7 * 10), `header ${i}`);
-    }
-    await Promise.all(flying);
-  }));
+everywhere("a thousand receives that wait get their headers", async (here, there, pool) => {
+  using into = pool.alloc(1000 * 16);
+  const waiting = Array.from(
+    { length: 1000 },
+    (_, i) => i % 2 ? there.recv(into.bytes.subarray(i * 16, i * 16 + 16)) : there.recv(),
+  );
+  const flying: Promise<unknown>[] = [];
+  for (let i = 0; i < 1000; i++) {
+    flying.push(here.send(pattern(i, 16), { header: pattern(i, i % 7 * 10) }));
+  }
+  for (const [i, got] of (await Promise.all(waiting)).entries()) {
+    assertBytes(got!.header, pattern(i, i % 7 * 10), `header ${i}`);
+  }
+  await Promise.all(flying);
+});
 
-test("without a free frame headers are sent and received one after the other", () =>
-  withPair(async (here, there, pool) => {
+everywhere(
+  "without a free frame headers are sent and received one after the other",
+  async (here, there, pool) => {
     using buf = pool.alloc(4096);
     fill(buf.bytes, 1);
     const waiting = Array.from({ length: 50 }, () => there.recv());
@@ -227,10 +255,13 @@ test("without a free frame headers are sent and received one after the other", (
       assertBytes(message!.bytes, pattern(1, 4096), `message ${i}`);
     }
     await Promise.all(flying);
-  }, Pool.create({ bytes: MIB, reserve: 0 })));
+  },
+  { bytes: MIB, reserve: 0 },
+);
 
-test("a message too large for the buffer keeps its header for the next receive", () =>
-  withPair(async (here, there, pool) => {
+everywhere(
+  "a message too large for the buffer keeps its header for the next receive",
+  async (here, there, pool) => {
     using small = pool.alloc(10);
     const sent = here.send(pattern(1, 40_000), { header: pattern(2, 30) });
     await assert.rejects(there.recv(small), fails("MESSAGE_TOO_LARGE"));
@@ -238,7 +269,8 @@ test("a message too large for the buffer keeps its header for the next receive",
     assertBytes(message!.header, pattern(2, 30), "header");
     message!.release();
     await sent;
-  }));
+  },
+);
 
 test("an abort with headers queued, in flight and parked leaves nothing", async () => {
   const operations = helper().moat_query(QUERY.opsLive, 0);

@@ -249,10 +249,9 @@ for (const [name, at] of Object.entries(ADDRESSES)) {
     withPair(async (here, there) => {
       for (const [from, to] of [[here, there], [there, here]] as const) {
         const data = pattern(1, MIB), written = from.write(data);
-        await from.closeWrite();
-        await from.closeWrite();
+        const closed = [from.closeWrite(), from.closeWrite()];
         assertBytes(await readAll(to), data, "what was read");
-        await written;
+        await Promise.all([written, ...closed]);
         assert.equal(await to.read(new Uint8Array(1)), null);
         await assert.rejects(from.write(new Uint8Array(1)), fails("CHANNEL_CLOSED"));
       }

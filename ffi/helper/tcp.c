@@ -133,8 +133,8 @@ static s32 tcp_take(struct conn *c, s32 me) {
   o->flags = 0;
   if (c->rx_ahead.head >= 0) {
     struct op *from = &G.op[c->rx_ahead.head];
-    o->head_len = from->head_frame ? from->head_len : 0;
-    if (o->head_len) memcpy(c->head, frame_at(&G.pool[from->pool], from->head_frame - 1), o->head_len);
+    o->head_len = from->head_len;
+    moat_msg_header(me, c->rx_ahead.head, c->head);
     rx_claim(c, o);
     return 1;
   }

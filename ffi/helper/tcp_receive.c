@@ -65,7 +65,7 @@ static int rx_lent(const struct conn *c, s32 me) {
 static s32 rx_give(struct conn *c, s32 i) {
   struct op *o = &G.op[i];
   struct pool *p = &G.pool[o->pool];
-  if (c->rx.head && head_park(p, o, c->stage + c->in_head, c->rx.head)) return -E_NOBUFS;
+  if (head_keep(c, i, c->stage + c->in_head, c->rx.head)) return -E_NOBUFS;
   if (o->kind == OP_IN) {
     copy_in(p, o, 0, rx_settle(c), c->rx.len);
     rx_consume(c);
@@ -115,11 +115,14 @@ static void rx_begin(struct conn *c, s32 i) {
   struct op *o = &G.op[i];
   struct pool *p = &G.pool[o->pool];
   // The frame for its header is taken now: a message that is here cannot be left for the next receive.
-  if (c->rx.head && head_park(p, o, c->stage, 0)) {
+  int parked = c->rx.head && !head_park(p, o, c->stage, 0);
+  if (c->rx.head && !parked && head_waits(c)) {
     if (o->flags & OP_AHEAD && c->rq.head >= 0) complete(c, pop(&c->rq), -E_NOBUFS);
     rx_fail(c, i, -E_NOBUFS);
     return;
   }
+  o->head_len = c->rx.head;
+  if (c->rx.head && !parked) c->head_parked = i;
   u64 n = staged(c) < c->rx.len ? staged(c) : c->rx.len;
   store_rel(&o->state, OP_POSTED);
   o->got = c->rx.len;
@@ -134,14 +137,13 @@ static void rx_patch(struct conn *c) {
   struct op *o = &G.op[c->rx_op];
   struct pool *p = &G.pool[o->pool];
   u32 h = c->rx.head;
-  u8 *to = frame_at(p, o->head_frame - 1);
+  u8 *to = o->head_frame ? frame_at(p, o->head_frame - 1) : c->parked_head;
   for (u32 at = 0; at < h;) {
     u8 *from;
     u64 n = place_of(p, o, at, h - at, &from);
     memcpy(to + at, from, n);
     at += (u32)n;
   }
-  o->head_len = h;
   copy_in(p, o, 0, c->stage + c->in_head, h);
   c->in_head += h;
   __atomic_add_fetch(&p->stat[S_PATCHED], h, __ATOMIC_RELAXED);
@@ -181,9 +183,7 @@ static void rx_hand(struct conn *c) {
     complete(c, r, -E_MSGSIZE);
     return;
   }
-  o->head_len = from->head_len;
-  o->head_frame = from->head_frame;
-  from->head_frame = 0;
+  head_move(c, o, r, from, i);
   if (o->kind == OP_IN) {
     copy_landed(from, o);
     pop(&c->rx_ahead);
@@ -239,9 +239,9 @@ static int rx_deliver(struct conn *c, s32 me) {
       }
       if (!rx_whole(c)) return ended;
       if (c->rx_stream) rx_free_spares(c);
-      s32 given = rx_give(c, i);
+      if (rx_give(c, i) < 0) return ended;  // tried again when there is a frame for its header
       pop(&c->rq);
-      complete(c, i, given < 0 ? given : 0);
+      complete(c, i, 0);
     } else if (o && o->kind == OP_IN) {
       pop(&c->rq);
       if (c->rx.len > o->len)

@@ -61,7 +61,7 @@ static void tx_begin(struct conn *c, s32 i) {
   c->inflight++;
   c->tx_op = i;
   c->tx_at = 0;
-  c->tx = (struct frame){ T_MESSAGE, 0, (u16)(o->head_frame ? o->head_len : 0), 0, o->len };
+  c->tx = (struct frame){ T_MESSAGE, 0, (u16)o->head_len, 0, o->len };
   c->tx_walk = walk_of(o);
   walk_over(&c->tx_walk, parts_of(&c->tx).flip);
   c->tx_zc = c->zc_from && o->len >= c->zc_from && !(o->flags & OP_STAGED) && (!c->zc_rest || !--c->zc_rest);
@@ -170,7 +170,7 @@ static s64 tx_some(struct conn *c) {
     at = p.head;
   }
   if (at < p.data) {
-    iov[k++] = (struct iovec){ (u64)frame_at(&G.pool[o->pool], o->head_frame - 1) + (at - p.head), p.data - at };
+    iov[k++] = (struct iovec){ (u64)(u8 *)head_bytes(&G.pool[o->pool], o) + (at - p.head), p.data - at };
     at = p.data;
   }
   if (c->tx_zc && c->tx_at < p.data) {  // the data follows by itself

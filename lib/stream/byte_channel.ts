@@ -46,7 +46,7 @@ export abstract class ByteChannel {
     return this.#bytes.write(p);
   }
 
-  /** Tells the peer that no more bytes come, by an empty message. Reading goes on. */
+  /** Tells the peer that no more bytes come, by an empty message; resolves when it has been sent. Reading goes on. */
   closeWrite(): Promise<void> {
     return this.#bytes.closeWrite();
   }

@@ -28,7 +28,7 @@ export class Bytes {
   #current: Message | undefined;
   #at = 0;
   #finished = false;
-  #shut = false;
+  #shut: Promise<void> | undefined;
   // The read under way: where to, and its promise. Others wait for their turn.
   #busy = false;
   #into: Uint8Array = NONE;
@@ -153,12 +153,16 @@ export class Bytes {
       } else if (this.#finished) {
         return null;
       } else {
-        const fill = (): Promise<number | null> =>
-          this.#current ? Promise.resolve(0) : this.#ask(NONE);
-        const got = this.#busy || this.#waiting > 0 ? this.#later(fill) : fill();
-        if (await got === null) return null;
+        const busy = this.#busy || this.#waiting > 0;
+        if (await (busy ? this.#later(() => this.#fill()) : this.#fill()) === null) return null;
       }
     }
+  }
+
+  // Waits until a message is there to be read.
+  #fill(): Promise<number | null> {
+    if (this.#current) return Promise.resolve(0);
+    return this.#finished ? Promise.resolve(null) : this.#ask(NONE);
   }
 
   /** Releases the message that is being read. */
@@ -215,10 +219,8 @@ export class Bytes {
   }
 
   /** Tells the peer that no more comes. */
-  async closeWrite(): Promise<void> {
-    if (this.#shut) return;
-    this.#shut = true;
-    await this.#carrier.send(NONE);
+  closeWrite(): Promise<void> {
+    return this.#shut ??= this.#carrier.send(NONE).then(() => {});
   }
 
   /** Ends both streams at once: the peer must not take what it has for the whole. */
