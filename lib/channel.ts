@@ -66,7 +66,6 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
   readonly #onDestroy: () => void;
   readonly #source: Source = {
     poll: () => this.#poll(),
-    rests: () => this.#transport.rests,
     arm: () => !this.#destroyed && this.#transport.arm(),
   };
   readonly #messages: Receiver<Message | null> = {

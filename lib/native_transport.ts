@@ -33,7 +33,6 @@ export abstract class NativeTransport implements Transport {
   abstract readonly peer: string;
   abstract readonly eagerMax: number;
   abstract readonly fd: number;
-  rests = false;
   protected readonly core: PoolCore;
   /** The operation that was taken, and behind it the one that ended last. */
   protected report!: DataView;
@@ -87,7 +86,6 @@ export abstract class NativeTransport implements Transport {
 
   next(): Ended | undefined {
     const op = this.core.helper.moat_conn_next(this.conn);
-    this.rests = op === -2;
     if (op < 0) return undefined;
     return {
       op,

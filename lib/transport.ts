@@ -72,8 +72,6 @@ export interface Transport {
   alignTo?(offset: number): void;
   /** The next operation that ended. */
   next(): Ended | undefined;
-  /** True if, when {@linkcode next} last found nothing, there was no use in looking again before the bell rings. */
-  readonly rests: boolean;
   /** How the connection is doing. */
   state(): TransportState;
   /** Asks to be woken; true if there is work already. */

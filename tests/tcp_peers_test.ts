@@ -17,6 +17,10 @@ import {
   sendFew,
   startConnect,
 } from "../lib/tcp/socket.ts";
+import { type HostAddress, parseAddress } from "../lib/address.ts";
+import { resolveData } from "../lib/memory/core.ts";
+import { coreOf } from "../lib/memory/pool.ts";
+import { connectTcp } from "../lib/tcp/connect.ts";
 import { acceptSocket } from "../lib/shm/socket.ts";
 import { assertBytes, pattern } from "./support/bytes.ts";
 import { Child, other } from "./support/child.ts";
@@ -401,6 +405,60 @@ test("names, IPv6 and addresses that cannot be", async () => {
     await assertServes(six);
     await six.close();
   }
+  await pool.close();
+});
+
+// ---- what is sent
+
+test("a header goes before the data, in the place of its first bytes", async () => {
+  const server = listenSocket({ host: "127.0.0.1", port: 0 }, "here");
+  const pool = Pool.create({ bytes: POOL }), core = coreOf(pool);
+  const settings = { timeout: 2000, signal: undefined, uids: [], raw: undefined };
+  const address = parseAddress(`tcp://127.0.0.1:${portOf(server)}`) as HostAddress;
+  const connecting = connectTcp(core, address, settings);
+  const fd = await until(() => {
+    const got = acceptSocket(server);
+    return got >= 0 && got;
+  });
+  sendFew(fd, hello());
+  const transport = await connecting, greeting = new Uint8Array(HELLO_SIZE);
+  await until(() => readSome(fd, greeting));
+  const buf = pool.alloc(MIB);
+  for (const size of [1, 63, 64, 65, 5000, 100_000, MIB - 5000]) {
+    for (const head of [1, 64, 1024]) {
+      const view = buf.bytes.subarray(4093, 4093 + size), data = pattern(size, size);
+      view.set(data);
+      const own = pattern(head, head), flip = head <= size ? head : 0;
+      const op = core.out(resolveData(core, view, "send").region!, view, "cow");
+      assert.equal(helper().moat_op_header(op, own, head), 0);
+      transport.send(op);
+      view.fill(0xee); // private pages, so that the next one is scattered
+      const expected = join(
+        frame({ head, len: size }),
+        own,
+        data.subarray(flip),
+        data.subarray(0, flip),
+      );
+      const got = new Uint8Array(expected.length);
+      let have = 0, ended = false;
+      await until(() => {
+        const seen = transport.next();
+        if (seen) {
+          assert.deepEqual([seen.op, seen.status], [op, 0]);
+          ended = true;
+        }
+        have += readSome(fd, got.subarray(have)) ?? 0;
+        return ended && have === got.length;
+      });
+      assertBytes(got, expected, `${size} bytes with a header of ${head}`);
+      core.ended(op);
+    }
+  }
+  await transport.giveUp();
+  for (const each of [fd, server]) libc().close(each);
+  buf.free();
+  const { freeFrames, reserveFrames } = pool.stats();
+  assert.equal(freeFrames, reserveFrames);
   await pool.close();
 });
 

@@ -361,8 +361,7 @@ EXPORT s32 moat_conn_take(s32 i, f64 spin) {
   }
 }
 
-// Moves the connection on and returns the next operation that ended; -1: none, -2: none, and no use to look again
-// before the bell rings.
+// Moves the connection on and returns the next operation that ended, or -1.
 EXPORT s32 moat_conn_next(s32 i) {
   struct conn *c = conn_at(i);
   if (!c) return -1;
@@ -371,10 +370,7 @@ EXPORT s32 moat_conn_next(s32 i) {
   c->asleep = 0;
   if (c->cq.head < 0) poll_locked(c, i);
   s32 op = pop(&c->cq);
-  if (op >= 0)
-    c->done = G.op[op];
-  else if (transport_of(c)->rests && transport_of(c)->rests(c))
-    op = -2;
+  if (op >= 0) c->done = G.op[op];
   unlock(&c->lock);
   return op;
 }

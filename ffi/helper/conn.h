@@ -57,7 +57,6 @@ struct transport {
   f64 (*wants)(struct conn *c);           // see moat_conn_wants
   s32 (*land)(struct conn *c, s32 me, s32 op);
   void (*cqe)(struct conn *c, s32 me, u32 tag, s32 res, u32 flags);  // a completion of its ring
-  int (*rests)(struct conn *c);           // 1: what is under way takes a while, and the doorbell's thread sees to it
   u32 oneshot;                            // the descriptor is watched only when asked for, by bell_ask()
   u64 transit_ns;                         // how long a message may be under way
 };

@@ -81,8 +81,6 @@ static void tcp_ask(struct conn *c, s32 me) {
   c->asked = want;
   bell_ask(c->bell, c->fd, me, want);
 }
-// A large message is on its way: looking for its end would only take the processor from who brings it.
-static int tcp_rests(struct conn *c) { return c->rx_op >= 0 || c->tx_op >= 0 || c->tx_wait; }
 static int tcp_arm(struct conn *c, s32 me) {
   tcp_move(c, me, 1, c->asked != 0);
   if (c->cq.head >= 0 || c->rx_wants) return 1;
@@ -263,6 +261,6 @@ EXPORT s32 moat_tcp_done(s32 i) {
 static const struct transport tcp_transport = {
   .poll = tcp_poll, .check = tcp_check, .eager = tcp_eager, .flush = tcp_flush, .take = tcp_take, .arm = tcp_arm,
   .end = tcp_end, .hang_up = tcp_hang_up, .collect = tcp_collect, .remove = tcp_remove, .held = tcp_held,
-  .event = tcp_event, .tick = tcp_tick, .wants = tcp_wants, .land = tcp_land, .cqe = tcp_cqe, .rests = tcp_rests, .oneshot = 1,
+  .event = tcp_event, .tick = tcp_tick, .wants = tcp_wants, .land = tcp_land, .cqe = tcp_cqe, .oneshot = 1,
   .transit_ns = TCP_TRANSIT_NS,
 };
