@@ -32,6 +32,11 @@ export function ringOf(core: PoolCore): Ring {
   return ring;
 }
 
+/** Whether a pool's ring has been made. */
+export function hasRing(core: PoolCore): boolean {
+  return (rings.get(core)?.fd ?? -1) >= 0;
+}
+
 function open(core: PoolCore): Ring {
   const { helper, index } = core;
   core.collapseAll();

@@ -408,6 +408,22 @@ test("names, IPv6 and addresses that cannot be", async () => {
   await pool.close();
 });
 
+test("abort between two messages is told to the peer", () =>
+  withVictim(async (listener, pool) => {
+    for (const size of [100, MIB]) {
+      const [a, b] = await Promise.all([connect(listener.address, { pool }), listener.accept()]);
+      const sent = a.send(pattern(1, size)), message = await b.recv();
+      assert.equal(message!.byteLength, size);
+      message!.release();
+      await sent;
+      const waiting = codeOf(b.recv());
+      a.abort();
+      assert.equal(await waiting, "PEER_ABORTED");
+      assert.equal(await codeOf(b.send(new Uint8Array(3))), "PEER_ABORTED");
+      await b.close();
+    }
+  }));
+
 // ---- what is sent
 
 test("a header goes before the data, in the place of its first bytes", async () => {
@@ -506,6 +522,21 @@ test("a peer that does not receive holds the sender back, and a stopped one is n
   const codes = await Promise.all(sends);
   assert.deepEqual(codes.slice(done), codes.slice(done).map(() => "PEER_LOST"));
   assert.ok(done < 64);
+  await end();
+});
+
+test("abort in the middle of a message: its pages come back, and the peer is not told a message", async (t) => {
+  const { pool, channel, end } = await program(t, "silent", 10_000);
+  const buf = pool.alloc(30 * MIB);
+  buf.bytes.fill(1);
+  const sends = [channel.send(buf, { guard: "cow" }), channel.send(buf, { guard: "cow" })].map(
+    codeOf,
+  );
+  await sleep(50);
+  channel.abort();
+  buf.bytes.fill(2);
+  assert.deepEqual(await Promise.all(sends), ["ABORTED", "ABORTED"]);
+  await until(() => pool.stats().freeFrames === pool.stats().reserveFrames);
   await end();
 });
 

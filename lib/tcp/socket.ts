@@ -138,6 +138,12 @@ export function peerOf(fd: number): string {
   return name ? formatAddress(name) : "a peer that is gone";
 }
 
+/** True if the other side is on this host: the kernel then copies all that is sent. */
+export function isLocal(fd: number): boolean {
+  const peer = nameOf(fd, "getpeername")?.host ?? "";
+  return /^127\.|^::1$|^::ffff:7f/.test(peer) || peer === nameOf(fd, "getsockname")?.host;
+}
+
 /** Sends a few bytes on a new connection, whose buffers are empty. */
 export function sendFew(fd: number, bytes: Uint8Array): void {
   libc().send(fd, bytes, bytes.length, C.MSG_NOSIGNAL | C.MSG_DONTWAIT); // a failure is seen when it is read from

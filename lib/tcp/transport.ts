@@ -13,14 +13,16 @@ import { Landings } from "../landings.ts";
 import { worthNotCopying } from "../memory/calibrate.ts";
 import type { PoolCore } from "../memory/core.ts";
 import { NativeTransport, type Opened } from "../native_transport.ts";
-import { ringOf } from "../ring.ts";
+import { hasRing, ringOf } from "../ring.ts";
 import type { Ended } from "../transport.ts";
-import { resetOnClose } from "./socket.ts";
+import { isLocal, resetOnClose } from "./socket.ts";
 
 /** Milliseconds the peer's kernel may take to acknowledge the last bytes. */
 const FAREWELL = 2000;
 
 const RING = "io_uring";
+// A ring pins all of its pool's memory, which takes a second for some hundred MiB, and would be for nothing.
+const LOCAL = "sockets: the peer is on this host, where the kernel copies in any case";
 const EPERM = 1, ENOSYS = 38;
 let refused: string | undefined;
 
@@ -61,7 +63,7 @@ export class TcpTransport extends NativeTransport {
   readonly reaches = { out: true, in: true }; // the kernel reads and writes any page of this process
   readonly fd: number;
   readonly #landings: Landings;
-  #engine = engine();
+  #engine: string;
   #began = false;
 
   /** Takes over a connected socket on which both sides have greeted; closes it if it throws. */
@@ -69,6 +71,8 @@ export class TcpTransport extends NativeTransport {
     super(core);
     this.fd = fd;
     this.peer = peer;
+    this.#engine = engine();
+    if (this.#engine === RING && isLocal(fd) && !hasRing(core)) this.#engine = LOCAL;
     try {
       this.attach(core.helper.moat_tcp_add(core.index, fd, threadHere(identity)), TCP.eagerMax);
     } catch (error) {

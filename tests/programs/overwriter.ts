@@ -11,6 +11,8 @@
 import { Buffer } from "node:buffer";
 import process from "node:process";
 import { connect, type Guard, Pool } from "../../mod.ts";
+import { coreOf } from "../../lib/memory/pool.ts";
+import { ringOf } from "../../lib/ring.ts";
 import { fill, sha256 } from "../support/bytes.ts";
 import { forbidUring } from "../support/seccomp.ts";
 
@@ -36,6 +38,8 @@ const [address, errno] = process.argv.slice(2) as [string, string | undefined];
 if (errno) forbidUring(Number(errno));
 const MIB = 1 << 20;
 const pool = Pool.create({ bytes: 80 * MIB, reserve: 48 * MIB });
+// A ring that is there is used, also where it is of no use.
+if (!errno) ringOf(coreOf(pool));
 const control = await connect(address, { pool }), data = await connect(address, { pool });
 const plug = pool.alloc(16 * MIB);
 fill(plug.bytes, 9);
