@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { closeSync, openSync, readSync } from "node:fs";
 import { test } from "node:test";
 import { MoatError, Pool } from "../mod.ts";
 import { coreOf } from "../lib/memory/pool.ts";
@@ -97,6 +98,20 @@ test("sends in flight and snapshots keep what they had, on either side", async (
   const { freeFrames, reserveFrames } = pool.stats();
   assert.equal(freeFrames, reserveFrames);
   assert.equal(helper().moat_query(QUERY.opsLive, 0), 0);
+});
+
+test("pages that a guard has closed, and that a swap brought, are open to system calls again", async () => {
+  await using pool = Pool.create({ bytes: MIB });
+  using a = pool.alloc(64 * KIB), b = pool.alloc(64 * KIB);
+  const fd = openSync(new URL(import.meta.url), "r");
+  for (const [sender, other] of [[a, b], [b, a]] as const) {
+    sender.snapshot().release();
+    pool.swap(a, b);
+    for (const buffer of [other, sender]) {
+      assert.equal(readSync(fd, buffer.bytes, 0, 100, 0), 100); // a guarded page would be EFAULT
+    }
+  }
+  closeSync(fd);
 });
 
 test("a swap is refused while an operation is in the way, and changes nothing", async () => {

@@ -5,6 +5,7 @@
  */
 import { MoatError } from "../../ffi/errors.ts";
 import { runtime } from "../../ffi/runtime.ts";
+import type { BufferState } from "./buffer.ts";
 import { calibrate } from "./calibrate.ts";
 import { PoolCore, type Region, resolveData } from "./core.ts";
 
@@ -32,13 +33,19 @@ export function swap(core: PoolCore, a: unknown, b: unknown): void {
     });
   }
   if (r < 0) throw core.refusal("swap", r);
+  shareGuard(one.state, two.state);
+}
+
+// What a guard has left closed to writes came along: whoever takes the bytes of either opens it.
+function shareGuard(a: BufferState, b: BufferState): void {
+  a.guarded = b.guarded = a.guarded || b.guarded;
 }
 
 function pagesOf(
   core: PoolCore,
   data: unknown,
   which: string,
-): { page: number; pages: number; length: number } {
+): { state: BufferState; page: number; pages: number; length: number } {
   const { region } = resolveData(core, data, "swap"), { pageSize } = core;
   if (!region || region.state.version !== undefined) {
     throw new MoatError(
@@ -56,7 +63,8 @@ function pagesOf(
       { hint: `use multiples of ${pageSize}, or whole buffers` },
     );
   }
-  return { page: state.page + offset / pageSize, pages: Math.ceil(length / pageSize), length };
+  const page = state.page + offset / pageSize;
+  return { state, page, pages: Math.ceil(length / pageSize), length };
 }
 
 /** Bytes that were copied, and that came by exchanging pages. */
@@ -111,6 +119,7 @@ export function moveBytes(
     theirs.set(mine.subarray(at, at + tailBack), from.offset + length);
   }
   if (core.exchange(a + first, b + first, last - first) < 0) return copyAll();
+  shareGuard(to.state, from.state);
   let copied = headBack + tailBack;
   const head = first * pageSize - within, cut = last * pageSize - within;
   if (head > 0) {
