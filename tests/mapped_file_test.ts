@@ -11,7 +11,16 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { type Fault, type MapOptions, type MappedFile, MoatError, Pool } from "../mod.ts";
+import { setTimeout as sleep } from "node:timers/promises";
+import {
+  connect,
+  type Fault,
+  listen,
+  type MapOptions,
+  type MappedFile,
+  MoatError,
+  Pool,
+} from "../mod.ts";
 import { helper, QUERY } from "../ffi/helper.ts";
 import { OP } from "../ffi/layout.ts";
 import { runtime } from "../ffi/runtime.ts";
@@ -402,6 +411,22 @@ test("a receive into a file that is cut off meanwhile ends with FILE_TRUNCATED",
   const next = ends.there.recv();
   await ends.here.send(new Uint8Array([5]));
   assert.deepEqual([...(await next)!.bytes], [5]);
+});
+
+test("a small message into a file that is cut off meanwhile: no thread of the process dies of it", async () => {
+  await using pool = Pool.create({ bytes: MIB });
+  await using mapped = mapNew(pool, 64 * KIB);
+  await using listener = await listen("tcp://127.0.0.1:0", { pool });
+  const [here, there] = await Promise.all([
+    connect(listener.address, { pool }),
+    listener.accept(),
+  ]);
+  const got = there.recv(mapped);
+  await sleep(20); // nobody looks: the doorbell's thread will copy it
+  cutOff(mapped.path, 0);
+  await here.send(pattern(2, 100));
+  await assert.rejects(got, fails("FILE_TRUNCATED"));
+  await Promise.all([here.close(), there.close()]);
 });
 
 test("an operation whose file is cut off before the kernel reads it ends with FILE_TRUNCATED", async () => {

@@ -3,7 +3,7 @@
 // other end the runtime's event loop reads. Not by a callback: an isolate ends when a Worker is terminated or
 // the program is over, at any moment, and a call of its callback is then a jump into freed memory. A socket
 // whose other end is gone only says so, and is how a Worker's connections are ended in its stead.
-// The thread is made by pthread_create and blocks all signals.
+// The thread is made by pthread_create and blocks all signals but SIGBUS.
 #include "conn.h"
 
 #define MAX_BELLS 256
@@ -149,8 +149,7 @@ static void drain(struct bell *b, struct conn *c) {
 EXPORT void *moat_bell_main(void *arg) {
   struct bell *b = &bells[(u64)arg];
   store_rel(&b->thread, thread_id());
-  u64 all = ~0ul;
-  sys4(NR_rt_sigprocmask, 0, &all, 0, 8);
+  block_signals();
   struct event events[32];
   s64 pid = sys0(NR_getpid);
   u64 ticked = 0;

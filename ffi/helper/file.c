@@ -254,8 +254,7 @@ static int worker_turn(struct conn *c, s32 me) {
 
 EXPORT void *moat_file_main(void *arg) {
   (void)arg;
-  u64 all = ~0ul;
-  sys4(NR_rt_sigprocmask, 0, &all, 0, 8);
+  block_signals();
   for (;;) {
     u32 seen = __atomic_load_n(&worker_posted, __ATOMIC_SEQ_CST);
     int did = 0;
