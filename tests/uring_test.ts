@@ -8,5 +8,6 @@ const TESTS: Record<string, string> = {
   nops: "a thousand requests come back, and the ring goes with its pool",
   overflow: "completions that find no room are not lost",
   fixed_read: "a read into a registered frame, at odd places",
+  wakes: "a completion that somebody else has taken rings for who sleeps",
 };
 for (const [name, says] of Object.entries(TESTS)) test(says, () => harness.run(own, name));

@@ -201,6 +201,12 @@ static void uring_deliver(struct uring *u, const struct cqe *e) {
   lock(&c->lock);
   if (last) __atomic_sub_fetch(&c->in_ring, 1, __ATOMIC_RELAXED);
   if (transport_of(c)->cqe) transport_of(c)->cqe(c, i, (u32)e->user_data, e->res, e->flags);
+  // This may be a handler, or JavaScript that looks after another connection: the doorbell's thread then finds
+  // nothing that it would ring for.
+  if (c->cq.head >= 0 && c->asleep) {
+    c->asleep = 0;
+    bell_ring(c->bell);
+  }
   unlock(&c->lock);
 }
 

@@ -6,6 +6,10 @@ int printf(const char *format, ...);
 int memfd_create(const char *name, unsigned flags);
 int ftruncate(int fd, long length);
 long pwrite(int fd, const void *from, unsigned long n, long at);
+long write(int fd, const void *from, unsigned long n);
+int pipe(int *ends);
+int eventfd(unsigned count, int flags);
+int epoll_create1(int flags);
 void _exit(int code);
 void *mmap(void *at, unsigned long n, int prot, int flags, int fd, long offset);
 int strcmp(const char *a, const char *b);
@@ -64,6 +68,22 @@ static void fixed_read(s32 pool) {
   CHECK(strcmp((char *)to, "what is in the file") == 0);
 }
 
+// Whoever reaps a completion tells the JavaScript that sleeps: the doorbell's thread, which its arrival woke, finds
+// nothing any more.
+static void wakes(s32 pool) {
+  s32 ends[2], event = eventfd(0, 0x800 /* EFD_NONBLOCK */), bell = moat_bell_new(epoll_create1(0), event, eventfd(0, 0));
+  CHECK(bell >= 0 && pipe(ends) == 0);
+  s32 file = moat_file_add(pool, ends[0], -1, 0, 0), op = moat_in(pool, 0, 1, 0, 5, GUARD_NONE);
+  CHECK(file >= 0 && op >= 0 && moat_bell_watch(bell, -1, file) == 0 && moat_file_start(file, op, 0) == 0);
+  CHECK(moat_conn_arm(file) == 0);
+  CHECK(write(ends[1], "bytes", 5) == 5);
+  wait_for(pool);
+  u64 rung;
+  CHECK(G.op[op].state == OP_DONE);
+  CHECK(sys3(NR_read, event, &rung, 8) == 8);
+  CHECK(moat_conn_next(file) == op && moat_op_free(op) == 0 && moat_conn_remove(file) == 0);
+}
+
 int main(int argc, char **argv) {
   CHECK(argc == 3);
   s32 pool = make_pool();
@@ -73,6 +93,7 @@ int main(int argc, char **argv) {
   if (!strcmp(argv[2], "nops")) nops(pool);
   if (!strcmp(argv[2], "overflow")) overflow(pool);
   if (!strcmp(argv[2], "fixed_read")) fixed_read(pool);
+  if (!strcmp(argv[2], "wakes")) wakes(pool);
   CHECK(moat_pool_remove(pool) == 0 && !uring_of(pool));
   CHECK(sys1(NR_close, fd) == -9);
   _exit(0);
