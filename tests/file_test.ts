@@ -295,6 +295,19 @@ test("another thread waits for a read in many pieces while the first sleeps", as
   await worker.terminate();
 });
 
+// What the handler reaps, the doorbell's thread does not find, and the event loop had gone to sleep before.
+test("a write whose end only the fault handler saw is known to the event loop", async () => {
+  await using pool = Pool.create({ bytes: 32 * MIB });
+  await using file = create(pool);
+  using buf = pool.alloc(32 * MIB);
+  for (let i = 0; i < 30; i++) {
+    const written = file.write(buf, 0, { guard: "wait" });
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    buf.bytes[i] = i;
+    assert.equal((await written).bytes, 32 * MIB);
+  }
+});
+
 test('an access to a buffer being read with the guard "none" sees what was there', async () => {
   await using pool = Pool.create({ bytes: 32 * MIB });
   await using file = create(pool, pattern(1, 32 * MIB).fill(3));
