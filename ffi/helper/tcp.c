@@ -64,20 +64,22 @@ static void tcp_check(struct conn *c, s32 me) { (void)c, (void)me; }
 
 // ---- the doorbell's thread
 
+// Of how many bytes it is told. In large pieces: each costs this thread's waking up.
+static u32 tcp_least(const struct conn *c) {
+  u64 left = c->rx_op >= 0 ? c->rx.len - c->rx_at + c->rx.head : 1;
+  return left > LEAST_BYTES ? LEAST_BYTES : left ? (u32)left : 1;
+}
 // Asks it to wait for what would move the connection on. After a hang-up nothing new is to be heard.
 static void tcp_ask(struct conn *c, s32 me) {
   u32 want = 0;
   if (!c->rx_end && (c->rx_op >= 0 || rx_hunger(c, 1))) want |= EPOLLIN;
   if (tx_waits(c)) want |= EPOLLOUT;
   if (!c->hup) want |= EPOLLRDHUP;
-  if (!(want & ~c->asked)) return;
-  if (want & EPOLLIN) {
-    // In large pieces: each costs this thread's waking up.
-    u64 left = c->rx_op >= 0 ? c->rx.len - c->rx_at + c->rx.head : 1;
-    u32 least = left > LEAST_BYTES ? LEAST_BYTES : left ? (u32)left : 1;
-    if (least != c->rx_least && !sys5(NR_setsockopt, c->fd, 1 /* SOL_SOCKET */, 18 /* SO_RCVLOWAT */, &least, 4))
-      c->rx_least = least;
-  }
+  u32 least = want & EPOLLIN ? tcp_least(c) : c->rx_least;
+  // It may have been asked for the large message before: what is waited for now can be smaller.
+  if (!(want & ~c->asked) && least >= c->rx_least) return;
+  if (least != c->rx_least && !sys5(NR_setsockopt, c->fd, 1 /* SOL_SOCKET */, 18 /* SO_RCVLOWAT */, &least, 4))
+    c->rx_least = least;
   c->asked = want;
   bell_ask(c->bell, c->fd, me, want);
 }
