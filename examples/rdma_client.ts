@@ -42,7 +42,8 @@ await run("rdma_client", async () => {
 
   memory.bytes.set(MESSAGE, bytes);
   qp.send(memory.segment(bytes), { inline: qp.capacity.maxInlineData >= bytes });
-  await completed(sends);
+  // The answer says that the message has arrived. Its own completion may never come: the server disconnects as soon
+  // as it has answered.
   const { byteLength } = await completed(receives);
   const answer = new TextDecoder().decode(memory.bytes.subarray(0, byteLength));
   console.log(`received: ${JSON.stringify(answer)}`);

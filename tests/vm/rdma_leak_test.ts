@@ -77,7 +77,7 @@ async function settled(pool: Pool, wanted: Record<string, number>): Promise<void
 }
 
 const soak = process.env["MOAT_SOAK"] === "1";
-for (const [connections, rounds] of soak ? [[200, 20]] as const : [[200, 1], [10, 5]] as const) {
+for (const [connections, rounds] of soak ? [[200, 20]] as const : [[100, 1], [10, 3]] as const) {
   test(`${connections} connections on one pool, opened and closed in any order ${rounds} times, leave nothing`, async () => {
     await using pool = Pool.create({ bytes: 16 << 20 });
     await round(pool, 2, 1); // libraries, the registration of the pool, the doorbell
