@@ -135,18 +135,17 @@ EXPORT f64 moat_uring_query(s32 pool, s32 what) {
   return -E_INVAL;
 }
 
-// Goes with its pool. Nothing is under way.
+// Goes with its pool. Nothing is under way, but any thread may be looking whether something has ended.
 static void uring_close(s32 pool) {
   struct uring *u = uring_of(pool);
   if (!u) return;
-  lock(&u->reap_lock);
+  __atomic_store_n(&u->live, 0, __ATOMIC_SEQ_CST);
+  while (__atomic_load_n(&u->lookers, __ATOMIC_SEQ_CST)) sys0(NR_sched_yield);
   lock(&u->sq_lock);
-  store_rel(&u->live, 0);
   sys2(NR_munmap, u->ring, u->ring_bytes);
   sys2(NR_munmap, u->sqes, u->sqes_bytes);
   sys1(NR_close, u->fd);
   unlock(&u->sq_lock);
-  unlock(&u->reap_lock);
 }
 
 // ---- submitting
@@ -167,7 +166,7 @@ static s32 uring_buffer(const struct uring *u, u64 address, u64 bytes) {
 static s32 uring_submit(struct uring *u, const struct sqe *e) {
   struct conn *c = conn_at((s32)(e->user_data >> 32));
   lock(&u->sq_lock);
-  u32 tail = *u->sq_tail;
+  u32 tail = u->live ? *u->sq_tail : 0;
   if (!u->live || tail - load_acq(u->sq_head) >= u->sq_entries) {
     unlock(&u->sq_lock);
     return -E_AGAIN;
@@ -210,16 +209,10 @@ static void uring_deliver(struct uring *u, const struct cqe *e) {
   unlock(&c->lock);
 }
 
-static void uring_reap(s32 pool) {
-  struct uring *u = uring_of(pool);
-  if (!u) return;
+static void uring_take(struct uring *u) {
   // Whoever reaps looks once more when it has let go: another may have come, found the lock taken, and gone.
   while (load_acq(u->cq_tail) != load_rlx(u->cq_head) || load_rlx(u->sq_flags) & 2u) {
     if (!trylock(&u->reap_lock)) return;
-    if (!u->live) {
-      unlock(&u->reap_lock);
-      return;
-    }
     // Completions that found no room wait in the kernel, and come when asked for.
     if (load_rlx(u->sq_flags) & 2u /* IORING_SQ_CQ_OVERFLOW */)
       sys6(NR_io_uring_enter, u->fd, 0, 0, 1 /* IORING_ENTER_GETEVENTS */, 0, 0);
@@ -230,6 +223,14 @@ static void uring_reap(s32 pool) {
     }
     unlock(&u->reap_lock);
   }
+}
+
+static void uring_reap(s32 pool) {
+  struct uring *u = uring_of(pool);
+  if (!u) return;
+  __atomic_add_fetch(&u->lookers, 1, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&u->live, __ATOMIC_SEQ_CST)) uring_take(u);
+  __atomic_sub_fetch(&u->lookers, 1, __ATOMIC_RELEASE);
 }
 
 static void uring_reap_all(void) {

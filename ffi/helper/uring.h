@@ -51,6 +51,7 @@ enum { IORING_CQE_F_MORE = 2, IORING_CQE_F_NOTIF = 8 };
 
 struct uring {
   u32 live, sq_lock, reap_lock;
+  u32 lookers;             // threads that look at its completions: it stays mapped for them
   s32 fd, owner, bell;     // owner: the thread that made it. bell: the doorbell that watches it, or -1
   u32 under_way;           // requests without their last completion
   u32 *sq_head, *sq_tail, *sq_flags, *sq_array, sq_mask, sq_entries;

@@ -10,6 +10,8 @@ long write(int fd, const void *from, unsigned long n);
 int pipe(int *ends);
 int eventfd(unsigned count, int flags);
 int epoll_create1(int flags);
+int pthread_create(u64 *thread, const void *attributes, void *(*run)(void *), void *argument);
+int pthread_join(u64 thread, void **result);
 void _exit(int code);
 void *mmap(void *at, unsigned long n, int prot, int flags, int fd, long offset);
 int strcmp(const char *a, const char *b);
@@ -84,6 +86,26 @@ static void wakes(s32 pool) {
   CHECK(moat_conn_next(file) == op && moat_op_free(op) == 0 && moat_conn_remove(file) == 0);
 }
 
+// A handler of another thread looks at every ring, also at one that its owner is about to close.
+static u32 stop;
+static void *reaper(void *pool) {
+  while (!load_acq(&stop)) uring_reap((s32)(u64)pool);
+  return 0;
+}
+static void closes(s32 pool) {
+  u64 thread;
+  CHECK(pthread_create(&thread, 0, reaper, (void *)(u64)pool) == 0);
+  struct sqe nop = { .opcode = IORING_OP_NOP, .user_data = ~0ul };
+  for (u64 until = now_ns() + 500000000ul; now_ns() < until;) {
+    for (int i = 0; i < 4; i++) CHECK(uring_submit(uring_of(pool), &nop) == 0);
+    wait_for(pool);
+    uring_close(pool);
+    CHECK(moat_uring_open(pool) >= 0);
+  }
+  store_rel(&stop, 1);
+  CHECK(pthread_join(thread, 0) == 0);
+}
+
 int main(int argc, char **argv) {
   CHECK(argc == 3);
   s32 pool = make_pool();
@@ -94,6 +116,10 @@ int main(int argc, char **argv) {
   if (!strcmp(argv[2], "overflow")) overflow(pool);
   if (!strcmp(argv[2], "fixed_read")) fixed_read(pool);
   if (!strcmp(argv[2], "wakes")) wakes(pool);
+  if (!strcmp(argv[2], "closes")) {
+    closes(pool);
+    fd = moat_uring_open(pool);
+  }
   CHECK(moat_pool_remove(pool) == 0 && !uring_of(pool));
   CHECK(sys1(NR_close, fd) == -9);
   _exit(0);
