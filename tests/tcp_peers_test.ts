@@ -88,6 +88,20 @@ function join(...parts: Uint8Array[]): Uint8Array {
 const message = (bytes: Uint8Array): Uint8Array => join(frame({ len: bytes.length }), bytes);
 const BYE = frame({ kind: 2, flag: 1 }), ABORT = frame({ kind: 2, flag: 2 });
 
+/** Sends all of it, however little the socket takes at a time. */
+async function deliver(fd: number, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length;) {
+    const n = libc().send(
+      fd,
+      bytes.subarray(at),
+      bytes.length - at,
+      C.MSG_NOSIGNAL | C.MSG_DONTWAIT,
+    );
+    if (n > 0) at += n;
+    else await sleep(1);
+  }
+}
+
 async function hungUp(fd: number): Promise<void> {
   const sink = new Uint8Array(65536);
   await until(() => readSome(fd, sink) === 0);
@@ -248,6 +262,26 @@ for (const [name, bytes] of Object.entries(GARBAGE)) {
       await channel.close();
     }));
 }
+
+test("places for messages that were to come are given back when nonsense comes instead", () =>
+  withVictim(async (listener) => {
+    for (const received of [1, 2, 3]) {
+      const { fd, channel } = await meet(listener);
+      for (let i = 0; i < received; i++) {
+        const data = pattern(i, 100_000), asked = channel.recv();
+        await deliver(fd, message(data));
+        using got = await asked;
+        assertBytes(got!.bytes, data, `message ${i}`);
+      }
+      await deliver(fd, message(pattern(9, 100_000)));
+      await sleep(20); // it is received ahead
+      sendFew(fd, frame({ kind: 99 }));
+      await hungUp(fd);
+      assert.equal(await codeOf(channel.recv()), "PEER_PROTOCOL");
+      libc().close(fd);
+      await channel.close();
+    }
+  }));
 
 const TRUNCATED: Record<string, Uint8Array> = {
   "in the middle of a frame's header": frame({ len: 100 }).subarray(0, 9),

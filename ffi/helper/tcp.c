@@ -21,6 +21,7 @@ static void tcp_cut_off(struct conn *c) {
   c->tx_dead = c->rx_end = 1;
   fail_sends(c, -E_PROTO);
   rx_stop(c, -E_PROTO);
+  rx_free_places(c);
   tcp_sever(c);
 }
 
@@ -190,8 +191,7 @@ static s32 tcp_land(struct conn *c, s32 me, s32 op) {
 
 static void tcp_drop(struct conn *c) {
   rx_stop(c, -E_CANCELED);
-  rx_free_spares(c);
-  for (s32 i; (i = pop(&c->rx_ahead)) >= 0;) rx_free_place(c, i, 0);
+  rx_free_places(c);
   c->rx_taken = 0;
   c->rx_parked = -1;
   c->rx_drop = 1;

@@ -103,6 +103,11 @@ static void rx_free_spares(struct conn *c) {
   for (s32 i; (i = pop(&c->rx_spare)) >= 0;) rx_free_place(c, i, -E_CANCELED);
   c->rx_stream = 0;
 }
+// All of them, those that hold a message too: nobody will ask for it.
+static void rx_free_places(struct conn *c) {
+  rx_free_spares(c);
+  for (s32 i; (i = pop(&c->rx_ahead)) >= 0;) rx_free_place(c, i, 0);
+}
 static void rx_fail(struct conn *c, s32 i, s32 status) {
   if (G.op[i].flags & OP_AHEAD)
     rx_free_place(c, i, status);
