@@ -16,8 +16,8 @@ const AHEAD = 1 / 4;
 interface Landing {
   readonly buffer: PoolBuffer;
   readonly region: Region;
-  /** Received before the program asked for it. */
-  readonly ahead: boolean;
+  /** The bytes it counts for among those received before the program asks for them. */
+  readonly ahead: number;
 }
 
 /** The places of one connection. */
@@ -65,8 +65,9 @@ export class Landings {
     const r = helper.moat_conn_land(this.#conn, op);
     if (op < 0) return;
     if (r === 0) {
-      this.#landings.set(op, { buffer: buffer!, region: region!, ahead });
-      if (ahead) this.#bytesAhead += length;
+      const landing = { buffer: buffer!, region: region!, ahead: ahead ? buffer!.byteLength : 0 };
+      this.#landings.set(op, landing);
+      this.#bytesAhead += landing.ahead;
     } else {
       helper.moat_op_done(op, -ECANCELED);
       helper.moat_op_free(op);
@@ -98,7 +99,7 @@ export class Landings {
     const landing = this.#landings.get(op)!;
     this.#landings.delete(op);
     this.#core.helper.moat_op_free(op);
-    if (landing.ahead) this.#bytesAhead -= landing.buffer.byteLength;
+    this.#bytesAhead -= landing.ahead;
     return landing;
   }
 }

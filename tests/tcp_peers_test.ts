@@ -283,6 +283,22 @@ test("places for messages that were to come are given back when nonsense comes i
     }
   }));
 
+test("what is received ahead never takes more than a quarter of the pool", () =>
+  withVictim(async (listener, pool) => {
+    const { fd, channel } = await meet(listener), data = pattern(1, 86 * 4096 + 1);
+    for (let i = 0; i < 20; i++) {
+      await deliver(fd, message(data));
+      await sleep(i % 4); // some come before they are asked for
+      using got = await channel.recv();
+      assert.equal(got!.byteLength, data.length);
+      await sleep(2);
+      const places = (POOL - pool.stats().bytesAvailable) / (87 * 4096);
+      assert.ok(places <= 3, `${places} places: the message's, and those ahead`);
+    }
+    await channel.close();
+    libc().close(fd);
+  }));
+
 const TRUNCATED: Record<string, Uint8Array> = {
   "in the middle of a frame's header": frame({ len: 100 }).subarray(0, 9),
   "in the middle of a small message": message(pattern(1, 1000)).subarray(0, 500),
