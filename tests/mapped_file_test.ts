@@ -13,6 +13,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
+  type Channel,
   connect,
   type Fault,
   listen,
@@ -413,20 +414,53 @@ test("a receive into a file that is cut off meanwhile ends with FILE_TRUNCATED",
   assert.deepEqual([...(await next)!.bytes], [5]);
 });
 
-test("a small message into a file that is cut off meanwhile: no thread of the process dies of it", async () => {
-  await using pool = Pool.create({ bytes: MIB });
-  await using mapped = mapNew(pool, 64 * KIB);
-  await using listener = await listen("tcp://127.0.0.1:0", { pool });
+/** Two ends of a connection over TCP. */
+async function tcpPair(
+  pool: Pool,
+): Promise<{ here: Channel; there: Channel; end: () => Promise<void> }> {
+  const listener = await listen("tcp://127.0.0.1:0", { pool });
   const [here, there] = await Promise.all([
     connect(listener.address, { pool }),
     listener.accept(),
   ]);
-  const got = there.recv(mapped);
-  await sleep(20); // nobody looks: the doorbell's thread will copy it
+  const end = async (): Promise<void> => {
+    await Promise.all([here.close(), there.close()]);
+    await listener.close();
+  };
+  return { here, there, end };
+}
+
+for (const size of [100, 4 * MIB]) {
+  test(`over tcp:// too: ${size} bytes, and no thread of the process dies of it`, async () => {
+    await using pool = Pool.create({ bytes: 16 * MIB });
+    await using mapped = mapNew(pool, 4 * MIB);
+    const { here, there, end } = await tcpPair(pool);
+    const got = there.recv(mapped);
+    await sleep(20); // nobody looks: the doorbell's thread will receive it
+    cutOff(mapped.path, 0);
+    const sent = here.send(pattern(2, size));
+    await assert.rejects(got, fails("FILE_TRUNCATED"));
+    await sent;
+    await end();
+  });
+}
+
+test("what is sent over tcp:// from a file that is cut off goes on with zeros, and FILE_TRUNCATED is told", async () => {
+  await using pool = Pool.create({ bytes: 32 * MIB });
+  await using mapped = mapNew(pool, 2 * MIB);
+  const { here, there, end } = await tcpPair(pool);
+  using first = pool.alloc(16 * MIB); // more than the socket takes
+  const sent = [here.send(first), here.send(mapped, { guard: "cow" }), here.send(pattern(3, 9))];
+  const settled = Promise.allSettled(sent);
   cutOff(mapped.path, 0);
-  await here.send(pattern(2, 100));
-  await assert.rejects(got, fails("FILE_TRUNCATED"));
-  await Promise.all([here.close(), there.close()]);
+  for (const expected of [first.bytes, new Uint8Array(2 * MIB), pattern(3, 9)]) {
+    using message = await there.recv();
+    assertBytes(message!.bytes, expected, `${expected.length} bytes`);
+  }
+  const outcomes = await settled;
+  assert.deepEqual(outcomes.map(({ status }) => status), ["fulfilled", "rejected", "fulfilled"]);
+  fails("FILE_TRUNCATED")((outcomes[1] as PromiseRejectedResult).reason);
+  await end();
 });
 
 test("an operation whose file is cut off before the kernel reads it ends with FILE_TRUNCATED", async () => {

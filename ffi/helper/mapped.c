@@ -7,6 +7,7 @@
 // The copies touch the file's pages, so they may sleep for the disk, and raise SIGBUS where the file has been cut
 // off: that handler (bus.c) takes no lock.
 #include "memory.h"
+#include "uring.h"
 
 static inline int can_go_home(const struct pool *p, u32 page) {
   u32 f = p->frame[page];
@@ -52,6 +53,24 @@ static void map_settle(struct pool *p, const struct op *o) {
 static int map_scribble(struct pool *p, u32 page) {
   p->scribbled = 1;
   return sys3(NR_mprotect, window_at(p, page), G.page_size, PROT_READ | PROT_WRITE) == 0;
+}
+
+// A system call has met memory that is not there: the file has been cut off, or its disk is full. Touching what it
+// would have come to next brings zeros in their place (bus.c). 1: it can be tried again.
+#define TOUCH_BYTES (1ul << 20)
+static int map_touch(const struct pool *p, const struct iovec *iov, u32 n, int write) {
+  if (!p->file_pages) return 0;
+  u64 left = TOUCH_BYTES;
+  for (u32 i = 0; i < n && left; i++) {
+    u64 at = iov[i].base, end = at + (iov[i].len < left ? iov[i].len : left);
+    left -= end - at;
+    for (; at < end; at = (at | (G.page_size - 1)) + 1)
+      if (write)
+        __atomic_fetch_or((u8 *)at, 0, __ATOMIC_RELAXED);
+      else
+        (void)*(volatile u8 *)at;
+  }
+  return 1;
 }
 
 // Makes a pool just added one of a mapped file: all its window pages are the file's.

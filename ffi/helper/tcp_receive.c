@@ -316,7 +316,9 @@ static s64 read_pages(struct conn *c) {
   c->in_head = c->in_tail = 0;
   if (at == c->rx.len) iov[k++] = (struct iovec){ (u64)c->stage, c->rx.head + FRAME };
   struct msghdr m = { 0, 0, 0, iov, k, 0, 0, 0, 0 };
-  s64 n = rx_read(c, sys3(NR_recvmsg, c->fd, &m, 0x40));
+  s64 n = sys3(NR_recvmsg, c->fd, &m, 0x40);
+  if (n == -E_FAULT && map_touch(&G.pool[o->pool], iov, k, 1)) n = sys3(NR_recvmsg, c->fd, &m, 0x40);  // as in sending
+  n = rx_read(c, n);
   u64 data = (u64)n < at - c->rx_at ? (u64)n : at - c->rx_at;
   c->rx_at += data;
   c->in_tail = (u32)((u64)n - data);

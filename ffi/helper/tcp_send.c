@@ -43,6 +43,13 @@ static s64 send_iov(struct conn *c, struct iovec *iov, u32 n, s32 more) {
 
 // ---- large messages
 
+// A part of a message. One from a mapped file that has been cut off goes on with zeros: its send fails at the end,
+// the connection does not.
+static s64 send_part(struct conn *c, const struct op *o, struct iovec *iov, u32 n, s32 more) {
+  s64 r = send_iov(c, iov, n, more);
+  return r == -E_FAULT && map_touch(&G.pool[o->pool], iov, n, 0) ? send_iov(c, iov, n, more) : r;
+}
+
 // The parts of a send's bytes on the wire: frame, own header, data from `flip` on, the data before that.
 struct parts { u64 head, data, tail, end, flip; };
 static struct parts parts_of(const struct frame *f) {
@@ -174,7 +181,7 @@ static s64 tx_some(struct conn *c) {
     at = p.data;
   }
   if (c->tx_zc && c->tx_at < p.data) {  // the data follows by itself
-    s64 n = send_iov(c, iov, k, MSG_MORE);
+    s64 n = send_part(c, o, iov, k, MSG_MORE);
     if (n > 0) tx_moved(c, &p, (u64)n);
     return n;
   }
@@ -185,7 +192,7 @@ static s64 tx_some(struct conn *c) {
     walk_over(&first, done);
     k = gather(&first, p.flip - done, iov, k);
   }
-  s64 n = send_iov(c, iov, k, 0);
+  s64 n = send_part(c, o, iov, k, 0);
   if (n > 0) tx_moved(c, &p, (u64)n);
   return n;
 }
