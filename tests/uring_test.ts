@@ -9,6 +9,7 @@ const TESTS: Record<string, string> = {
   overflow: "completions that find no room are not lost",
   fixed_read: "a read into a registered frame, at odd places",
   wakes: "a completion that somebody else has taken rings for who sleeps",
+  hangs_up: "what a Worker had queued when it was terminated is not touched any more",
   closes: "a ring is closed while others look at it",
 };
 for (const [name, says] of Object.entries(TESTS)) test(says, () => harness.run(own, name));

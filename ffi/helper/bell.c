@@ -104,7 +104,11 @@ static void hang_up_for(s32 bell) {
     struct conn *c = conn_at((s32)i);
     if (!c || c->bell != bell) continue;
     lock(&c->lock);
-    if (c->live && c->bell == bell) transport_of(c)->hang_up(c);
+    if (c->live && c->bell == bell) {
+      transport_of(c)->hang_up(c);
+      fail_queue(c, &c->sq, -E_CANCELED);  // their bytes may have been in memory that went with the Worker
+      fail_queue(c, &c->rq, -E_CANCELED);
+    }
     unlock(&c->lock);
   }
 }

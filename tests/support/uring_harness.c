@@ -86,6 +86,23 @@ static void wakes(s32 pool) {
   CHECK(moat_conn_next(file) == op && moat_op_free(op) == 0 && moat_conn_remove(file) == 0);
 }
 
+// What a Worker had queued is in memory that goes with it.
+static void hangs_up(s32 pool) {
+  s32 bell = moat_bell_new(epoll_create1(0), eventfd(0, 0), eventfd(0, 0));
+  s32 file = moat_file_add(pool, memfd_create("file", 0), -1, 0, 0);
+  CHECK(bell >= 0 && file >= 0 && moat_bell_watch(bell, -1, file) == 0);
+  static u8 bytes[(FRAMES - PAGES) * 4096];
+  s32 all = moat_out_copy(pool, bytes, sizeof bytes);
+  u8 *copy = mmap(0, 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  s32 op = moat_out_staged(pool, (f64)(u64)copy, 4096);
+  CHECK(all >= 0 && op >= 0 && moat_file_start(file, op, 0) == 0);
+  hang_up_for(bell);
+  sys2(NR_munmap, copy, 4096);
+  CHECK(moat_op_done(all, 0) == 0);
+  progress_all();  // a handler of another Worker
+  CHECK(G.op[op].state == OP_DONE && G.op[op].status == -E_CANCELED);
+}
+
 // A handler of another thread looks at every ring, also at one that its owner is about to close.
 static u32 stop;
 static void *reaper(void *pool) {
@@ -116,6 +133,7 @@ int main(int argc, char **argv) {
   if (!strcmp(argv[2], "overflow")) overflow(pool);
   if (!strcmp(argv[2], "fixed_read")) fixed_read(pool);
   if (!strcmp(argv[2], "wakes")) wakes(pool);
+  if (!strcmp(argv[2], "hangs_up")) hangs_up(pool);
   if (!strcmp(argv[2], "closes")) {
     closes(pool);
     fd = moat_uring_open(pool);
