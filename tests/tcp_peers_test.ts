@@ -363,6 +363,24 @@ test("messages that arrive byte by byte arrive", () =>
     libc().close(fd);
   }));
 
+test("without a free frame a message has one receiver, however late JavaScript looks", async () => {
+  await using pool = Pool.create({ bytes: POOL, reserve: 0 });
+  await using listener = await listen("tcp://127.0.0.1:0", { pool });
+  const { fd, channel } = await meet(listener);
+  const first = channel.recv();
+  await sleep(5); // it sleeps
+  sendFew(fd, message(pattern(1, 1000)));
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20); // the doorbell's thread receives it
+  sendFew(fd, message(pattern(2, 500)));
+  const second = channel.recv();
+  assertBytes((await first)!.bytes, pattern(1, 1000), "the first message");
+  assertBytes((await second)!.bytes, pattern(2, 500), "the second message");
+  sendFew(fd, BYE);
+  libc().shutdown(fd, C.SHUT_WR);
+  await channel.close();
+  libc().close(fd);
+});
+
 test("a header before the data is taken out, and exactly its bytes are patched", () =>
   withVictim(async (listener, pool) => {
     for (const size of [5, 1000, 16 * KIB, 100_000, MIB]) {

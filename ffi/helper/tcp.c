@@ -139,7 +139,7 @@ static s32 tcp_take(struct conn *c, s32 me) {
     rx_claim(c, o);
     return 1;
   }
-  if (c->rx_op >= 0) return 0;
+  if (c->rx_op >= 0 || c->rx_parked >= 0) return 0;  // that at the head is another receive's
   if (!rx_whole(c) || !rx_small(c)) {
     int more = c->rx_has && (rx_whole(c) || !c->rx_end);  // a large one, as an operation, which JavaScript gives a place
     return more ? 0 : state_error(c->state);
