@@ -7,7 +7,7 @@
  * @module
  */
 import { Pool, type PoolBuffer } from "../mod.ts";
-import { resolveData } from "../lib/memory/core.ts";
+import { resolveData } from "../lib/memory/resolve.ts";
 import { coreOf } from "../lib/memory/pool.ts";
 import { sizeName } from "./stats.ts";
 

@@ -192,3 +192,10 @@ export function systemError(call: string, errno: number, hint?: string): MoatErr
     ...(hint === undefined ? {} : { hint }),
   });
 }
+
+/** Names a value in an error message. */
+export function describe(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  if (value === null || typeof value !== "object") return String(value);
+  return value.constructor?.name ?? "an object";
+}

@@ -3,8 +3,7 @@
  *
  * @module
  */
-import { MoatError } from "../ffi/errors.ts";
-import { describe } from "./memory/core.ts";
+import { describe, MoatError } from "../ffi/errors.ts";
 
 /** A parsed address. */
 export type Address = ShmAddress | HostAddress;

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { MoatError } from "../ffi/errors.ts";
+import { describe, MoatError } from "../ffi/errors.ts";
 import { endError } from "./channel_errors.ts";
 import type {
   CloseOptions,
@@ -14,7 +14,8 @@ import type {
   SendResult,
 } from "./channel_options.ts";
 import { giveHeader, headerBytes } from "./header.ts";
-import { describe, type Operation, type PoolCore, resolveData } from "./memory/core.ts";
+import type { Operation, PoolCore } from "./memory/core.ts";
+import { resolveData } from "./memory/resolve.ts";
 import type { Guard } from "./memory/guard.ts";
 import { assertGuard, assertWhole, startOut } from "./memory/outgoing.ts";
 import type { Pool } from "./memory/pool.ts";

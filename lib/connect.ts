@@ -3,10 +3,10 @@
  *
  * @module
  */
-import { MoatError } from "../ffi/errors.ts";
+import { describe, MoatError } from "../ffi/errors.ts";
 import { type Address, parseAddress } from "./address.ts";
 import { type Channel, makeChannel } from "./channel.ts";
-import { describe, type PoolCore } from "./memory/core.ts";
+import type { PoolCore } from "./memory/core.ts";
 import { coreOf, Pool } from "./memory/pool.ts";
 import { reactor } from "./reactor.ts";
 import { connectRdma, RdmaListener } from "./rdma/connect.ts";

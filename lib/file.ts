@@ -3,11 +3,12 @@
  *
  * @module
  */
-import { GuardTimeoutError, MoatError } from "../ffi/errors.ts";
+import { describe, GuardTimeoutError, MoatError } from "../ffi/errors.ts";
 import { errno, libc } from "../ffi/libc.ts";
 import type { Data } from "./channel_options.ts";
 import { FileOperations, type Finished } from "./file_operations.ts";
-import { describe, type PoolCore, type Region, resolveData } from "./memory/core.ts";
+import type { PoolCore, Region } from "./memory/core.ts";
+import { resolveData } from "./memory/resolve.ts";
 import type { Guard, ReceiveGuard } from "./memory/guard.ts";
 import { assertGuard, assertWhole, startOut } from "./memory/outgoing.ts";
 import {

@@ -3,9 +3,9 @@
  *
  * @module
  */
-import { MoatError } from "../ffi/errors.ts";
+import { describe, MoatError } from "../ffi/errors.ts";
 import { runtime } from "../ffi/runtime.ts";
-import { describe, type PoolCore } from "./memory/core.ts";
+import type { PoolCore } from "./memory/core.ts";
 
 /** Bytes of the largest header (`HEADER_MAX` of ffi/helper/memory.h). */
 export const HEADER_MAX = 1024;

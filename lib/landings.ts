@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { type PoolCore, type Region, resolveData } from "./memory/core.ts";
+import type { PoolCore, Region } from "./memory/core.ts";
+import { resolveData } from "./memory/resolve.ts";
 import type { PoolBuffer } from "./memory/buffer.ts";
 import type { Opened } from "./native_transport.ts";
 

@@ -3,12 +3,12 @@
  *
  * @module
  */
-import { MoatError } from "../ffi/errors.ts";
+import { describe, MoatError } from "../ffi/errors.ts";
 import { runtime } from "../ffi/runtime.ts";
 import { closeFile, FileOperations } from "./file_operations.ts";
 import { operationError } from "./file.ts";
 import type { BufferState } from "./memory/buffer.ts";
-import { describe, PoolCore } from "./memory/core.ts";
+import { PoolCore } from "./memory/core.ts";
 import { AutoGuard } from "./memory/guard.ts";
 import { Mapping } from "./memory/mapping.ts";
 import { fileMemory } from "./memory/memory.ts";

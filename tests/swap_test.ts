@@ -3,7 +3,7 @@ import { closeSync, openSync, readSync } from "node:fs";
 import { test } from "node:test";
 import { MoatError, Pool } from "../mod.ts";
 import { coreOf } from "../lib/memory/pool.ts";
-import { resolveData } from "../lib/memory/core.ts";
+import { resolveData } from "../lib/memory/resolve.ts";
 import { exchangeThreshold, moveBytes, type Moved } from "../lib/memory/swap.ts";
 import { helper, QUERY } from "../ffi/helper.ts";
 import { assertBytes, fill, pattern } from "./support/bytes.ts";

@@ -18,7 +18,7 @@ import {
   startConnect,
 } from "../lib/tcp/socket.ts";
 import { type HostAddress, parseAddress } from "../lib/address.ts";
-import { resolveData } from "../lib/memory/core.ts";
+import { resolveData } from "../lib/memory/resolve.ts";
 import { coreOf } from "../lib/memory/pool.ts";
 import { connectTcp } from "../lib/tcp/connect.ts";
 import { acceptSocket } from "../lib/shm/socket.ts";

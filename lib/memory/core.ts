@@ -16,6 +16,7 @@ import { type Guard, GUARD_NUMBER, type ReceiveGuard } from "./guard.ts";
 import type { Pool } from "./pool.ts";
 import { type Snapshot, Snapshots } from "./snapshot.ts";
 import { Ranges } from "./ranges.ts";
+import { rememberMemory, rememberObject, resolveData } from "./resolve.ts";
 import type { MappedFile } from "../mapped_file.ts";
 import type { Mapping } from "./mapping.ts";
 import { newMemory, type PoolMemory } from "./memory.ts";
@@ -58,10 +59,6 @@ const EAGAIN = 11, EBUSY = 16, EINVAL = 22, ENOMEM = 12, ENFILE = 23, ENOBUFS = 
 const HUGE = 512;
 // Pages from which a buffer is worth huge pages: below, it is copied anyway.
 const LARGE = 64;
-
-// Which buffer an ArrayBuffer belongs to, over all pools of this isolate: how sub-views are recognised.
-const buffers = new WeakMap<ArrayBufferLike, BufferState>();
-const states = new WeakMap<PoolBuffer | MappedFile | Snapshot, BufferState>();
 
 // Operations in flight of this isolate, by the helper's number.
 const operations: (Operation | undefined)[] = [];
@@ -208,8 +205,8 @@ export class PoolCore {
 
   /** Remembers a new buffer. */
   adopt(buffer: PoolBuffer | MappedFile, memory: ArrayBuffer, state: BufferState): void {
-    states.set(buffer, state);
-    buffers.set(memory, state);
+    rememberObject(buffer, state);
+    rememberMemory(memory, state);
     this.#live.add(state);
     // The buffer and every view of it hold the ArrayBuffer; nothing here does.
     this.#collected.register(memory, state, state);
@@ -217,11 +214,11 @@ export class PoolCore {
 
   /** Remembers a new snapshot, and its view when one is made. */
   adoptSnapshot(snapshot: Snapshot, state: BufferState): void {
-    states.set(snapshot, state);
+    rememberObject(snapshot, state);
   }
   adoptView(memory: ArrayBuffer, state: BufferState): void {
     state.memory = new WeakRef(memory);
-    buffers.set(memory, state);
+    rememberMemory(memory, state);
   }
 
   /** Takes a snapshot of a buffer. */
@@ -588,104 +585,3 @@ export class PoolCore {
 
 /** Keeps reads that are made only to wait from being optimised away. */
 export let touched = 0;
-
-// ---- what was passed as a buffer
-
-/** Pool memory, or bytes from elsewhere. */
-export interface Resolved {
-  readonly region: Region | undefined;
-  readonly bytes: Uint8Array;
-  /** Set if the bytes are a mapped file's. */
-  readonly mapping?: Mapping;
-}
-
-/**
- * Finds out what was passed where a buffer is wanted.
- *
- * @param far whether pages besides the pool's own can be used where they are: those of a mapped file
- * @throws {MoatError} `INVALID_ARGUMENT`, `BUFFER_FREED`, `DETACHED_VIEW`, `FOREIGN_BUFFER`, `FILE_TRUNCATED` or
- * `READ_ONLY`
- */
-export function resolveData(core: PoolCore, data: unknown, what: string, far = false): Resolved {
-  const whole = states.get(data as PoolBuffer | Snapshot);
-  if (whole) {
-    whole.core.assertLive(whole);
-    assertSame(core, whole, what);
-    if (whole.version !== undefined) void (data as Snapshot).bytes; // makes the view, or says what is wrong with it
-    const memory = whole.memory!.deref()!;
-    assertAttached(memory, what);
-    const region = { state: whole, offset: 0, length: whole.byteLength };
-    return resolved(region, new Uint8Array(memory), what, far);
-  }
-  const memory = ArrayBuffer.isView(data)
-    ? data.buffer
-    : data instanceof ArrayBuffer || data instanceof SharedArrayBuffer
-    ? data
-    : undefined;
-  if (!memory) {
-    throw new MoatError("INVALID_ARGUMENT", `${what}: ${describe(data)} is not a buffer`, {
-      hint: "pass a PoolBuffer, a typed array, a DataView or an ArrayBuffer",
-    });
-  }
-  if (!(memory instanceof SharedArrayBuffer)) assertAttached(memory, what);
-  const view = ArrayBuffer.isView(data)
-    ? new Uint8Array(memory, data.byteOffset, data.byteLength)
-    : new Uint8Array(memory);
-  const state = buffers.get(memory);
-  if (!state) return { region: undefined, bytes: view };
-  assertSame(core, state, what);
-  const region = { state, offset: view.byteOffset, length: view.byteLength };
-  return resolved(region, view, what, far);
-}
-
-function resolved(region: Region, bytes: Uint8Array, what: string, far: boolean): Resolved {
-  const { mapping } = region.state.core;
-  if (!mapping) return { region, bytes };
-  mapping.assertUsable(what);
-  return { region: far ? region : undefined, bytes, mapping };
-}
-
-/** The part of a pool that a view is, if it is one of this pool. */
-export function regionOf(core: PoolCore, view: Uint8Array): Region | undefined {
-  const state = buffers.get(view.buffer);
-  if (state?.core !== core) return undefined;
-  return { state, offset: view.byteOffset, length: view.byteLength };
-}
-
-/**
- * Makes sure that the program may write to a view.
- *
- * @throws {MoatError} `INVALID_ARGUMENT` for a snapshot, `READ_ONLY` for a file mapped so
- */
-export function assertWritable(view: Uint8Array, what: string): void {
-  const state = buffers.get(view.buffer);
-  if (state) state.core.assertWritable(state, what);
-}
-
-/** The mapped file that a view is of: what was read from it, or written to it, counts if it is usable then. */
-export function mappingOf(view: Uint8Array): Mapping | undefined {
-  return buffers.get(view.buffer)?.core.mapping;
-}
-
-function assertSame(core: PoolCore, state: BufferState, what: string): void {
-  if (state.core !== core && !core.mapped.has(state.core)) {
-    throw new MoatError("FOREIGN_BUFFER", `${what}: the buffer belongs to another pool`, {
-      hint: "use a buffer of the pool the channel was made with",
-    });
-  }
-}
-
-function assertAttached(buffer: ArrayBuffer, what: string): void {
-  if (buffer.detached) {
-    throw new MoatError("DETACHED_VIEW", `${what}: the view's ArrayBuffer is detached`, {
-      hint: "its buffer was freed, moved or transferred; take buffer.bytes again, or allocate",
-    });
-  }
-}
-
-/** Names a value in an error message. */
-export function describe(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value);
-  if (value === null || typeof value !== "object") return String(value);
-  return value.constructor?.name ?? "an object";
-}

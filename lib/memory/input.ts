@@ -4,7 +4,8 @@
  *
  * @module
  */
-import { type PoolCore, regionOf, type Resolved } from "./core.ts";
+import type { PoolCore } from "./core.ts";
+import { regionOf, type Resolved } from "./resolve.ts";
 import { moveBytes } from "./swap.ts";
 
 /**

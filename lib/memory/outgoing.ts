@@ -4,8 +4,9 @@
  *
  * @module
  */
-import { MoatError } from "../../ffi/errors.ts";
-import { describe, type PoolCore, type Region, type Resolved } from "./core.ts";
+import { describe, MoatError } from "../../ffi/errors.ts";
+import type { PoolCore, Region } from "./core.ts";
+import type { Resolved } from "./resolve.ts";
 import { type Guard, isGuard } from "./guard.ts";
 import { type Lent, lentOf } from "./lent.ts";
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { MoatError } from "../../ffi/errors.ts";
+import { describe, MoatError } from "../../ffi/errors.ts";
 import { QUERY } from "../../ffi/helper.ts";
 import { timesReplaced } from "../../ffi/sigsegv.ts";
 import { faultBell } from "../reactor.ts";
@@ -11,7 +11,7 @@ import { type File, openForPool } from "../file.ts";
 import { mapForPool, type MapOptions, type MappedFile } from "../mapped_file.ts";
 import type { OpenOptions } from "../open_file.ts";
 import { makeBuffer, type PoolBuffer } from "./buffer.ts";
-import { describe, PoolCore } from "./core.ts";
+import { PoolCore } from "./core.ts";
 import type { Fault } from "./faults.ts";
 import { swap } from "./swap.ts";
 import { combine, type PoolStats } from "./stats.ts";

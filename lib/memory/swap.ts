@@ -7,7 +7,8 @@ import { MoatError } from "../../ffi/errors.ts";
 import { runtime } from "../../ffi/runtime.ts";
 import type { BufferState } from "./buffer.ts";
 import { calibrate } from "./calibrate.ts";
-import { PoolCore, type Region, resolveData } from "./core.ts";
+import { PoolCore, type Region } from "./core.ts";
+import { resolveData } from "./resolve.ts";
 
 const EBUSY = 16;
 

@@ -4,8 +4,8 @@
  *
  * @module
  */
-import { MoatError } from "../../ffi/errors.ts";
-import { assertWritable, describe, mappingOf, regionOf } from "../memory/core.ts";
+import { describe, MoatError } from "../../ffi/errors.ts";
+import { assertWritable, mappingOf, regionOf } from "../memory/resolve.ts";
 import { copyIn } from "../memory/input.ts";
 import type { Message } from "../message.ts";
 import type { Carrier, Receiver } from "./carrier.ts";

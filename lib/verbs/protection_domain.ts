@@ -8,7 +8,7 @@ import { ibverbs } from "../../ffi/ibverbs.ts";
 import { errno } from "../../ffi/libc.ts";
 import { DESC, OP } from "../../ffi/layout.ts";
 import type { PoolBuffer } from "../memory/buffer.ts";
-import { resolveData } from "../memory/core.ts";
+import { resolveData } from "../memory/resolve.ts";
 import { coreOf, type Pool } from "../memory/pool.ts";
 import type { Context } from "./context.ts";
 import { verbError } from "./errors.ts";

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { type AsyncEvent, devices, MoatError, openDevice, Pool } from "../../lib/verbs/mod.ts";
-import { resolveData } from "../../lib/memory/core.ts";
+import { resolveData } from "../../lib/memory/resolve.ts";
 import { coreOf } from "../../lib/memory/pool.ts";
 import { completions, EVERYTHING, loopback, pattern } from "../support/loopback.ts";
 
