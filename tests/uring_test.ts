@@ -10,6 +10,7 @@ const TESTS: Record<string, string> = {
   fixed_read: "a read into a registered frame, at odd places",
   wakes: "a completion that somebody else has taken rings for who sleeps",
   hangs_up: "what a Worker had queued when it was terminated is not touched any more",
+  removes: "a pool is closed while a handler of another thread waits for its last operation",
   closes: "a ring is closed while others look at it",
 };
 for (const [name, says] of Object.entries(TESTS)) test(says, () => harness.run(own, name));

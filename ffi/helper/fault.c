@@ -304,21 +304,21 @@ static int pool_fault(s32 pool, u64 address, int write) {
   }
   u32 page = (u32)((address - p->win) >> G.page_shift);
   struct record rec = { page, (u32)(address & (G.page_size - 1)), 1, p->last[p->frame[page]], 0 };
-  if (p->state[page] == RO)
-    rec.outcome = write_to_sent(p, pool, page, &rec);
-  else if (p->state[page] == CLOSED)
-    rec.outcome = access_to_pending(p, pool, page);
-  else if (p->read_only && write) {
-    int r = map_scribble(p, page);
+  if (p->state[page] == RW) {
+    int r;
+    if (p->read_only && write) {
+      r = map_scribble(p, page);
+    } else {
+      // Another thread has opened the page since. If the kernel disagrees, say it again; never loop for ever.
+      p->stat[S_SPURIOUS]++;
+      r = sys3(NR_mprotect, window_at(p, page), G.page_size, PROT_READ | PROT_WRITE) == 0;
+    }
     unlock(&p->lock);
     return r;
-  } else {
-    // Another thread has opened the page since. If the kernel disagrees, say it again; never loop for ever.
-    p->stat[S_SPURIOUS]++;
-    int r = (int)sys3(NR_mprotect, window_at(p, page), G.page_size, PROT_READ | PROT_WRITE);
-    unlock(&p->lock);
-    return r == 0;
   }
+  p->guests++;  // the pool stays, though the lock is let go of while this waits
+  rec.outcome = p->state[page] == RO ? write_to_sent(p, pool, page, &rec) : access_to_pending(p, pool, page);
+  p->guests--;
   u64 ns = now_ns() - t0;
   u32 s = p->start[page];
   // The price of being told, for the "auto" guard: about 1 us a fault went before this handler's clock.

@@ -236,7 +236,11 @@ EXPORT s32 moat_pool_remove(s32 i) {
   struct pool *p = pool_of(i);
   if (!p) return -E_INVAL;
   uring_close(i);
-  lock(&p->lock);
+  // A handler that waited for the last operation may not have noticed yet that it has ended.
+  for (lock(&p->lock); p->guests; lock(&p->lock)) {
+    unlock(&p->lock);
+    sleep_ns(20000);
+  }
   s64 breaks = 0;
   for (u32 k = 1; k < p->pages; k++) breaks += broken_at(p, k);
   budget(-breaks);

@@ -2,7 +2,7 @@
 // sources are part of this program, because a ring has no exported functions but to make it.
 #include "../../ffi/helper/moat.c"
 
-int printf(const char *format, ...);
+int dprintf(int fd, const char *format, ...);
 int memfd_create(const char *name, unsigned flags);
 int ftruncate(int fd, long length);
 long pwrite(int fd, const void *from, unsigned long n, long at);
@@ -16,7 +16,7 @@ void _exit(int code);
 void *mmap(void *at, unsigned long n, int prot, int flags, int fd, long offset);
 int strcmp(const char *a, const char *b);
 
-#define CHECK(x) ((x) ? (void)0 : (printf("line %d: %s\n", __LINE__, #x), _exit(1)))
+#define CHECK(x) ((x) ? (void)0 : (dprintf(2, "line %d: %s\n", __LINE__, #x), _exit(1)))
 
 enum { PAGES = 16, FRAMES = 32 };
 
@@ -103,6 +103,24 @@ static void hangs_up(s32 pool) {
   CHECK(G.op[op].state == OP_DONE && G.op[op].status == -E_CANCELED);
 }
 
+// A handler of another thread waits while the last operation of the pool ends, and the pool with it.
+static void *toucher(void *pool) {
+  u64 at = G.pool[(u64)pool].win;
+  CHECK(pool_fault((s32)(u64)pool, at, 0));
+  return 0;
+}
+static void removes(s32 first) {
+  for (int i = 0; i < 20; i++) {
+    s32 pool = i ? make_pool() : first, op = moat_in(pool, 0, 1, 0, 5, GUARD_WAIT);
+    u64 thread, win = G.pool[pool].win;
+    CHECK(op >= 0 && pthread_create(&thread, 0, toucher, (void *)(u64)pool) == 0);
+    sleep_ns((u64)(2 + i) * 1000000);  // it spins, then it sleeps
+    CHECK(moat_op_done(op, 0) == 0 && moat_op_free(op) == 0 && moat_pool_remove(pool) == 0);
+    sys2(NR_munmap, win, PAGES * 4096);
+    CHECK(pthread_join(thread, 0) == 0);
+  }
+}
+
 // A handler of another thread looks at every ring, also at one that its owner is about to close.
 static u32 stop;
 static void *reaper(void *pool) {
@@ -133,6 +151,10 @@ int main(int argc, char **argv) {
   if (!strcmp(argv[2], "overflow")) overflow(pool);
   if (!strcmp(argv[2], "fixed_read")) fixed_read(pool);
   if (!strcmp(argv[2], "wakes")) wakes(pool);
+  if (!strcmp(argv[2], "removes")) {
+    removes(pool);
+    fd = moat_uring_open(pool = make_pool());
+  }
   if (!strcmp(argv[2], "hangs_up")) hangs_up(pool);
   if (!strcmp(argv[2], "closes")) {
     closes(pool);
