@@ -157,6 +157,12 @@ export abstract class NativeTransport implements Transport {
 
   abstract destroy(): void | Promise<void>;
 
+  /** Ends a connection that nobody has used. */
+  async giveUp(): Promise<void> {
+    this.end(true);
+    await this.destroy();
+  }
+
   /** Opens the message described at `at` of the report: that of operation `op`, or the one taken (-1). */
   protected abstract open(op: number, at: number): Opened;
 

@@ -1,16 +1,17 @@
 import assert from "node:assert/strict";
-import { chmodSync, mkdtempSync, readdirSync, readlinkSync, rmSync, statSync } from "node:fs";
+import { chmodSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { isDeepStrictEqual } from "node:util";
 import { type Channel, connect, listen, type Listener, MoatError, Pool } from "../mod.ts";
-import { helper, QUERY } from "../ffi/helper.ts";
+import { helper } from "../ffi/helper.ts";
 import { DESC_KIND, RING } from "../ffi/layout.ts";
 import { C, errno, libc, pageSize } from "../ffi/libc.ts";
 import { architecture, runtime } from "../ffi/runtime.ts";
 import { sendPacket } from "../lib/shm/socket.ts";
+import { leftovers } from "./support/leftovers.ts";
 import { assertBytes, pattern } from "./support/bytes.ts";
 import { Child, freshAddress } from "./support/child.ts";
 import {
@@ -40,21 +41,6 @@ async function codeOf(promise: Promise<unknown>): Promise<string> {
 }
 
 // ---- what a bad peer must not leave behind
-
-function leftovers(): unknown {
-  const descriptors = readdirSync("/proc/self/fd").map((fd) => {
-    try {
-      return readlinkSync(`/proc/self/fd/${fd}`);
-    } catch {
-      return ""; // of the listing itself
-    }
-  });
-  return {
-    descriptors: descriptors.filter((path) => /memfd:|socket:/.test(path)).length,
-    operations: helper().moat_query(QUERY.opsLive, 0),
-    mappings: helper().moat_query(QUERY.mapsUsed, 0),
-  };
-}
 
 async function talk(a: Channel, b: Channel): Promise<void> {
   for (const bytes of [100, 200_000]) {

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import { type Channel, connect, listen, type Listener, MoatError, Pool } from "../mod.ts";
-import { helper, QUERY } from "../ffi/helper.ts";
+import { helper } from "../ffi/helper.ts";
 import { C, libc } from "../ffi/libc.ts";
 import { encodeHello, HELLO_SIZE } from "../lib/tcp/hello.ts";
 import {
@@ -21,7 +21,8 @@ import { type HostAddress, parseAddress } from "../lib/address.ts";
 import { resolveData } from "../lib/memory/resolve.ts";
 import { coreOf } from "../lib/memory/pool.ts";
 import { connectTcp } from "../lib/tcp/connect.ts";
-import { acceptSocket } from "../lib/shm/socket.ts";
+import { acceptSocket } from "../lib/acceptor.ts";
+import { leftovers } from "./support/leftovers.ts";
 import { assertBytes, pattern } from "./support/bytes.ts";
 import { Child, other } from "./support/child.ts";
 
@@ -108,20 +109,6 @@ async function hungUp(fd: number): Promise<void> {
 }
 
 // ---- what a bad peer must not leave behind
-
-function leftovers(): unknown {
-  const descriptors = readdirSync("/proc/self/fd").map((fd) => {
-    try {
-      return readlinkSync(`/proc/self/fd/${fd}`);
-    } catch {
-      return ""; // of the listing itself
-    }
-  });
-  return {
-    descriptors: descriptors.filter((path) => /memfd:|socket:/.test(path)).length,
-    operations: helper().moat_query(QUERY.opsLive, 0),
-  };
-}
 
 async function assertServes(listener: Listener): Promise<void> {
   const { address, pool } = listener;

@@ -4,10 +4,11 @@
  * @module
  */
 import { MoatError } from "../../ffi/errors.ts";
+import { Welcome } from "../acceptor.ts";
 import type { HostAddress } from "../address.ts";
 import { processId } from "../identity.ts";
 import type { PoolCore } from "../memory/core.ts";
-import type { Acceptor, ConnectSettings } from "../transport.ts";
+import type { ConnectSettings } from "../transport.ts";
 import { CmId, type ConnectRequest } from "../verbs/cm_id.ts";
 import { formatAddress } from "../verbs/socket_address.ts";
 import { Endpoint, READ_DEPTH } from "./endpoint.ts";
@@ -77,16 +78,11 @@ export async function connectRdma(
 }
 
 /** A listening id. */
-export class RdmaListener implements Acceptor {
+export class RdmaListener extends Welcome<RdmaTransport> {
   readonly address: string;
   readonly #core: PoolCore;
   readonly #id: CmId;
   readonly #settings: ConnectSettings;
-  readonly #ready: RdmaTransport[] = [];
-  readonly #greeting = new Set<Promise<void>>();
-  readonly #stop = new AbortController();
-  onready: () => void = () => {};
-  error: unknown;
 
   /** Listens. */
   static async open(
@@ -105,31 +101,13 @@ export class RdmaListener implements Acceptor {
   }
 
   private constructor(core: PoolCore, id: CmId, at: HostAddress, settings: ConnectSettings) {
+    super();
     this.#core = core;
     this.#id = id;
     this.#settings = settings;
     const host = at.host.includes(":") ? `[${at.host}]` : at.host;
     this.address = `rdma://${host}:${id.localPort}`;
-    id.onRequest = (request) => this.#welcome(request);
-  }
-
-  /** A connection that has been made. */
-  take(): RdmaTransport | undefined {
-    return this.#ready.shift();
-  }
-
-  // A stranger that greets badly is none of the program's business; the next may be better.
-  #welcome(request: ConnectRequest): void {
-    const done = this.#accept(request).then(async (transport) => {
-      if (!transport) return;
-      if (this.#stop.signal.aborted) {
-        await transport.giveUp();
-        return;
-      }
-      this.#ready.push(transport);
-      this.onready();
-    }, () => {}).finally(() => this.#greeting.delete(done));
-    this.#greeting.add(done);
+    id.onRequest = (request) => this.welcome(this.#accept(request));
   }
 
   async #accept(request: ConnectRequest): Promise<RdmaTransport | undefined> {
@@ -168,11 +146,7 @@ export class RdmaListener implements Acceptor {
     }
   }
 
-  /** Stops listening; connections that nobody took are ended. */
-  async close(): Promise<void> {
-    this.#stop.abort();
+  protected shut(): void {
     this.#id.close();
-    await Promise.all(this.#greeting);
-    await Promise.all(this.#ready.splice(0).map((transport) => transport.giveUp()));
   }
 }

@@ -109,12 +109,6 @@ export class RdmaTransport extends NativeTransport {
     this.core.helper.moat_rdma_gone(this.conn);
   }
 
-  /** Ends a connection that nobody has used. */
-  async giveUp(): Promise<void> {
-    this.end(true);
-    await this.destroy();
-  }
-
   async destroy(): Promise<void> {
     const { helper } = this.core, patience = performance.now() + FAREWELL;
     // The goodbye must have arrived before the queue pair goes.

@@ -5,13 +5,12 @@
  */
 import { MoatError } from "../../ffi/errors.ts";
 import { cString, libc } from "../../ffi/libc.ts";
+import { SocketWelcome } from "../acceptor.ts";
 import type { PoolCore } from "../memory/core.ts";
-import { reactor, type Source } from "../reactor.ts";
 import { untilReady } from "../readiness.ts";
-import type { Acceptor, ConnectSettings } from "../transport.ts";
+import type { ConnectSettings } from "../transport.ts";
 import { checkHello, hello, HELLO_SIZE } from "./hello.ts";
 import {
-  acceptSocket,
   connectSocket,
   listenSocket,
   peerCredentials,
@@ -82,75 +81,27 @@ export function connectShm(
 }
 
 /** A listening socket. */
-export class ShmListener implements Acceptor, Source {
-  readonly #core: PoolCore;
-  readonly #fd: number;
-  readonly #path: string;
+export class ShmListener extends SocketWelcome<ShmTransport> {
   readonly address: string;
+  readonly #core: PoolCore;
+  readonly #path: string;
   readonly #settings: ConnectSettings;
-  readonly #ready: ShmTransport[] = [];
-  readonly #greeting = new Set<Promise<void>>();
-  readonly #stop = new AbortController();
-  /** Called when a connection is ready, or when the listener can make no more. */
-  onready: () => void = () => {};
-  error: unknown;
 
   constructor(core: PoolCore, name: string, where: string, settings: ConnectSettings) {
+    const path = socketPath(name);
+    super(listenSocket(path, settings.uids.length > 0));
     this.#core = core;
-    this.#path = socketPath(name);
+    this.#path = path;
     this.address = where;
-    this.#settings = { ...settings, signal: this.#stop.signal };
-    this.#fd = listenSocket(this.#path, settings.uids.length > 0);
-    reactor().add(this, this.#fd, -1);
+    this.#settings = { ...settings, signal: this.stop.signal };
   }
 
-  /** A connection that has greeted. */
-  take(): ShmTransport | undefined {
-    return this.#ready.shift();
+  protected greet(fd: number): Promise<ShmTransport> {
+    return greet(this.#core, fd, this.address, this.#settings);
   }
 
-  poll(): boolean {
-    let any = false;
-    try {
-      for (let fd; (fd = acceptSocket(this.#fd)) >= 0;) {
-        any = true;
-        this.#welcome(fd);
-      }
-    } catch (error) {
-      this.error = error;
-      this.onready();
-    }
-    return any;
-  }
-
-  arm(): boolean {
-    return this.poll();
-  }
-
-  // A stranger that greets badly, or not at all, is none of the program's business; the next may be better.
-  #welcome(fd: number): void {
-    const done = greet(this.#core, fd, this.address, this.#settings).then((transport) => {
-      if (this.#stop.signal.aborted) {
-        transport.end(true);
-        transport.destroy();
-        return;
-      }
-      this.#ready.push(transport);
-      this.onready();
-    }, () => {}).finally(() => this.#greeting.delete(done));
-    this.#greeting.add(done);
-  }
-
-  /** Stops listening; connections that nobody took are ended. */
-  async close(): Promise<void> {
-    this.#stop.abort();
-    reactor().remove(this, this.#fd);
-    libc().close(this.#fd);
+  protected override shut(): void {
+    super.shut();
     libc().unlink(cString(this.#path));
-    await Promise.all(this.#greeting);
-    for (const transport of this.#ready.splice(0)) {
-      transport.end(true);
-      transport.destroy();
-    }
   }
 }

@@ -123,17 +123,6 @@ function answers(address: Uint8Array): boolean {
   return !refused;
 }
 
-/** Accepts a connection, or returns -1 if there is none now. */
-export function acceptSocket(fd: number): number {
-  const flags = C.SOCK_CLOEXEC | C.SOCK_NONBLOCK;
-  const got = libc().accept4(fd, 0, 0, flags);
-  if (got >= 0) return got;
-  const error = errno();
-  // A connection that went away before it was accepted is nobody's error.
-  if (error === C.EAGAIN || error === C.EINTR || error === 103) return -1;
-  throw systemError("accept4", error, error === 24 ? "raise ulimit -n" : undefined);
-}
-
 /** Who is at the other end, as the kernel says. */
 export function peerCredentials(fd: number): { pid: number; uid: number } {
   const value = new Uint8Array(UCRED.size), length = new Uint8Array(4);

@@ -5,12 +5,11 @@
  */
 import { MoatError } from "../../ffi/errors.ts";
 import { libc } from "../../ffi/libc.ts";
+import { SocketWelcome } from "../acceptor.ts";
 import type { HostAddress } from "../address.ts";
 import type { PoolCore } from "../memory/core.ts";
-import { reactor, type Source } from "../reactor.ts";
 import { untilReady } from "../readiness.ts";
-import { acceptSocket } from "../shm/socket.ts";
-import type { Acceptor, ConnectSettings } from "../transport.ts";
+import type { ConnectSettings } from "../transport.ts";
 import { formatAddress, numericHost, type SocketAddress } from "../verbs/socket_address.ts";
 import { decodeHello, encodeHello, HELLO_SIZE } from "./hello.ts";
 import {
@@ -84,16 +83,10 @@ export async function connectTcp(
 }
 
 /** A listening socket. */
-export class TcpListener implements Acceptor, Source {
+export class TcpListener extends SocketWelcome<TcpTransport> {
   readonly address: string;
   readonly #core: PoolCore;
-  readonly #fd: number;
   readonly #settings: ConnectSettings;
-  readonly #ready: TcpTransport[] = [];
-  readonly #greeting = new Set<Promise<void>>();
-  readonly #stop = new AbortController();
-  onready: () => void = () => {};
-  error: unknown;
 
   /** Listens. */
   static async open(
@@ -102,65 +95,23 @@ export class TcpListener implements Acceptor, Source {
     settings: ConnectSettings,
   ): Promise<TcpListener> {
     const host = at.host === "" ? "" : await numericHost(at.host);
-    return new TcpListener(core, at, host, settings);
+    return new TcpListener(core, at, listenSocket({ host, port: at.port }, at.text), settings);
   }
 
-  private constructor(core: PoolCore, at: HostAddress, host: string, settings: ConnectSettings) {
+  private constructor(core: PoolCore, at: HostAddress, fd: number, settings: ConnectSettings) {
+    super(fd);
     this.#core = core;
-    this.#settings = { ...settings, signal: this.#stop.signal };
-    this.#fd = listenSocket({ host, port: at.port }, at.text);
-    this.address = `tcp://${formatAddress({ host: at.host, port: portOf(this.#fd) })}`;
-    reactor().add(this, this.#fd, -1);
-  }
-
-  /** A connection that has greeted. */
-  take(): TcpTransport | undefined {
-    return this.#ready.shift();
-  }
-
-  poll(): boolean {
-    let any = false;
-    try {
-      for (let fd; (fd = acceptSocket(this.#fd)) >= 0;) {
-        any = true;
-        this.#welcome(fd);
-      }
-    } catch (error) {
-      this.error = error;
-      this.onready();
-    }
-    return any;
-  }
-
-  arm(): boolean {
-    return this.poll();
+    this.#settings = { ...settings, signal: this.stop.signal };
+    this.address = `tcp://${formatAddress({ host: at.host, port: portOf(fd) })}`;
   }
 
   rests(): boolean {
     return true;
   }
 
-  // A stranger that greets badly, or not at all, is none of the program's business; the next may be better.
-  #welcome(fd: number): void {
+  protected greet(fd: number): Promise<TcpTransport> {
     prepareSocket(fd);
     const peer = `${this.address} (from ${peerOf(fd)})`;
-    const done = greet(this.#core, fd, peer, this.#settings).then(async (transport) => {
-      if (this.#stop.signal.aborted) {
-        await transport.giveUp();
-        return;
-      }
-      this.#ready.push(transport);
-      this.onready();
-    }, () => {}).finally(() => this.#greeting.delete(done));
-    this.#greeting.add(done);
-  }
-
-  /** Stops listening; connections that nobody took are ended. */
-  async close(): Promise<void> {
-    this.#stop.abort();
-    reactor().remove(this, this.#fd);
-    libc().close(this.#fd);
-    await Promise.all(this.#greeting);
-    await Promise.all(this.#ready.splice(0).map((transport) => transport.giveUp()));
+    return greet(this.#core, fd, peer, this.#settings);
   }
 }

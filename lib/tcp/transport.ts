@@ -122,12 +122,6 @@ export class TcpTransport extends NativeTransport {
     this.core.helper.moat_tcp_drop(this.conn);
   }
 
-  /** Ends a connection that nobody has used. */
-  async giveUp(): Promise<void> {
-    this.end(true);
-    await this.destroy();
-  }
-
   async destroy(): Promise<void> {
     const { helper } = this.core, patience = performance.now() + FAREWELL;
     let done: number;

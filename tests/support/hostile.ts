@@ -8,8 +8,8 @@ import { C, checked, cString, libc, map, pageSize } from "../../ffi/libc.ts";
 import { DESC, DESC_KIND, MSGHDR, RING } from "../../ffi/layout.ts";
 import { runtime } from "../../ffi/runtime.ts";
 import { HELLO_SIZE } from "../../lib/shm/hello.ts";
+import { acceptSocket } from "../../lib/acceptor.ts";
 import {
-  acceptSocket,
   connectSocket,
   listenSocket,
   receivePacket,
