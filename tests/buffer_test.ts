@@ -15,7 +15,7 @@ import {
 } from "../mod.ts";
 import { helper, QUERY } from "../ffi/helper.ts";
 import { assertBytes, pattern } from "./support/bytes.ts";
-import { freshAddress } from "./support/child.ts";
+import { Child, freshAddress } from "./support/child.ts";
 import { collect, collected } from "./support/garbage.ts";
 import { type Pair, pair } from "./support/pair.ts";
 
@@ -359,6 +359,10 @@ test("a buffer of a closed pool can be neither shared nor freed", async () => {
   await pool.close();
   assert.throws(() => buf.share(), refusal("POOL_CLOSED"));
   assert.throws(() => buf.free(), refusal("BUFFER_FREED"));
+});
+
+test("a pool is closed while a Worker writes to guarded pages of it, and the Worker lives", async (t) => {
+  assert.deepEqual(await new Child(t, "closer", ["12"]).next(), { pools: 12 });
 });
 
 test("a channel whose pool is closed neither sends nor receives", async () => {

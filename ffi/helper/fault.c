@@ -334,6 +334,18 @@ static int pool_fault(s32 pool, u64 address, int write) {
 static int snapshot_fault(u64 address);  // snapshot.c: the program writes to a version it reads
 static int peer_fault(u64 address);  // shm_message.c: a receiver writes to a message it reads in place
 
+// A pool was closed between an access of another thread and this handler. If there are views of its memory they see
+// zeros now, and the access succeeds; if there are not, it comes back and is nobody's.
+#define LATE_FAULTS 64u
+static int late_fault(u64 address) {
+  for (u32 i = 0, n = load_acq(&G.pool_high); i < n; i++) {
+    struct pool *p = &G.pool[i];
+    if (load_acq(&p->live) || (address - p->win >= p->win_bytes && !arena_has(&p->views, address))) continue;
+    if (__atomic_fetch_add(&p->late, 1, __ATOMIC_RELAXED) < LATE_FAULTS) return 1;
+  }
+  return 0;
+}
+
 EXPORT void moat_on_segv(int sig, void *info, void *context) {
   (void)sig;
   s32 code = fault_code(info);
@@ -346,7 +358,7 @@ EXPORT void moat_on_segv(int sig, void *info, void *context) {
         if (pool_fault(i, a, fault_is_write(context))) return;
         break;
       }
-    if (snapshot_fault(a) || peer_fault(a)) return;
+    if (snapshot_fault(a) || peer_fault(a) || late_fault(a)) return;
   }
   chain(&segv, info, context);
 }

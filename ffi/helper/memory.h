@@ -102,6 +102,7 @@ enum { HELD = 1, PRIVATE = 2, FIRST = 4 };  // of a page: read by JavaScript; wr
 struct pool {
   u32 live, lock;
   u32 guests;  // handlers that are at work in it
+  u32 late;    // faults that came too late for it
   u64 win, win_bytes, dev;
   u32 pages, frames;
   u32 *frame;    // [pages] frame behind the page

@@ -67,7 +67,6 @@ EXPORT s32 moat_views_add(s32 pool, f64 view, u32 aliases, s32 fd) {
 }
 static void views_remove(struct pool *p) {
   if (p->views.view) sys2(NR_munmap, p->views.alias, p->views.frames + (u64)p->views.aliases * 5);
-  p->views.view = 0;
 }
 
 // Opens a view of a snapshot: in place (at < 0), if it is in one piece that nobody else reads; or mapped at a

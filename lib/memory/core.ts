@@ -552,6 +552,7 @@ export class PoolCore {
     (this.#faultRing.buffer as ArrayBuffer).transfer(0);
     for (const core of this.mapped) core.destroy();
     this.#parent?.leave(this);
+    if (this.keepAddresses) this.#blank(); // from here on nobody answers the faults of other threads
     this.helper.moat_pool_remove(this.index);
     this.#unmap();
   }
@@ -569,15 +570,16 @@ export class PoolCore {
     return sum;
   }
 
-  #unmap(): void {
+  // Somebody may still hold a view: it shall read zeros, not somebody else's memory.
+  #blank(): void {
+    const flags = C.MAP_PRIVATE | C.MAP_ANONYMOUS | C.MAP_NORESERVE | C.MAP_FIXED;
     const bytes = this.pages * this.pageSize;
-    if (this.keepAddresses) {
-      // Somebody may still hold a view: it shall read zeros, not somebody else's memory.
-      const flags = C.MAP_PRIVATE | C.MAP_ANONYMOUS | C.MAP_NORESERVE | C.MAP_FIXED;
-      map(bytes, C.PROT_READ | C.PROT_WRITE, flags, -1, 0, this.window);
-    } else {
-      libc().munmap(this.window, bytes);
-    }
+    map(bytes, C.PROT_READ | C.PROT_WRITE, flags, -1, 0, this.window);
+  }
+
+  #unmap(): void {
+    if (this.keepAddresses) this.#blank();
+    else libc().munmap(this.window, this.pages * this.pageSize);
     libc().munmap(this.device, this.frames * this.pageSize);
     libc().close(this.memfd);
   }
