@@ -81,6 +81,16 @@ for (const guard of ["auto", "wait", "move", "copy"]) {
   });
 }
 
+test("the demo over tcp:// arrives intact with a guard and corrupted without", async () => {
+  // More than a socket takes up, so that messages are still the sender's when it overwrites them.
+  const large = join(directory, "large");
+  writeFileSync(large, randomBytes(24 << 20));
+  const ended = await demo([...["--file", large, "--transport", "tcp"], ...small.slice(4)]);
+  assert.equal(ended.code, 0, ended.stdout + ended.stderr);
+  const ends = rows(ended).map((row) => [row[0], row.at(-1)]);
+  assert.deepEqual(ends, [["cow", "equal"], ["cow", "equal"], ["none", "differs, as expected"]]);
+});
+
 test('the demo with --guard "none" runs only that, and a message may be larger than the file', async () => {
   const ended = await demo([...small, "--guard", "none", "--size", "5M"]);
   assert.equal(ended.code, 0, ended.stdout + ended.stderr);

@@ -11,21 +11,21 @@ import type { RuntimeName } from "./runtimes.ts";
 
 const GUARDS: readonly Guard[] = ["auto", "cow", "wait", "move", "copy", "none"];
 const RUNTIMES: readonly RuntimeName[] = ["deno", "bun"];
-const TRANSPORTS = ["shm", "rdma"] as const;
+const TRANSPORTS = ["shm", "tcp", "rdma"] as const;
 const LARGEST = 64 << 20;
 
 /** What `--help` prints. */
 export const HELP =
-  `Sends a file from one process to another, over shared memory or RDMA. The sender overwrites
-each buffer as soon as send() has returned, while the receiver has yet to read it.
+  `Sends a file from one process to another, over shared memory, TCP or RDMA. The sender
+overwrites each buffer as soon as send() has returned, while the receiver has yet to read it.
 Done with a guard, the file arrives intact; done without, it does not.
 
     deno task demo [OPTIONS]
 
     --file PATH           the file to send (the runtime's own executable)
     --size BYTES          of a message, at most 64m; k and m stand for KiB and MiB (1m)
-    --transport NAME      shm, or rdma, which needs a device: deno task vm -- deno task demo
-                          --transport rdma runs it where there is one (shm)
+    --transport NAME      shm, tcp, or rdma, which needs a device: deno task vm -- deno task
+                          demo --transport rdma runs it where there is one (shm)
     --guard GUARD         ${GUARDS.join(", ")} (cow)
     --runtimes SEND,RECV  deno or bun for the sender and the receiver (deno,bun)
     --help                this text

@@ -53,7 +53,7 @@ throughput    of the transfer, from the connection to the finished SHA-256: hash
 send and      the sender's time for each message in send() and in overwriting its buffer, with the
  overwrite    faults and waits that brings
 copied by     bytes that a CPU copied on either side, of those sent: eager copies, private pages (in
- the CPU      whole), copies at the receiver; not the kernel's reading of the file into the buffers
+ the CPU      whole), copies at the receiver; not the kernel's, of the file or to and from a socket
 `;
 
 /** The table of the runs, aligned. */

@@ -72,9 +72,11 @@ export async function runPair(run: Run): Promise<Outcome> {
 }
 
 async function transfer(run: Run): Promise<Outcome> {
-  const listenAt = run.transport === "shm"
-    ? `shm://moat-demo-${process.pid}-${++runs}`
-    : `rdma://${deviceAddress()}:0`;
+  const listenAt = {
+    shm: () => `shm://moat-demo-${process.pid}-${++runs}`,
+    tcp: () => "tcp://127.0.0.1:0",
+    rdma: () => `rdma://${deviceAddress()}:0`,
+  }[run.transport]();
   // With "wait" the sender stands still at its first write until the message has been released: a receiver
   // that lets others pass first would wait for them in vain.
   const behind = run.guard === "wait" ? 0 : BEHIND;
