@@ -159,8 +159,8 @@ const symbols = {
   moat_rdma_query: { parameters: ["i32", "i32"], result: "f64" },
   // s32 moat_tcp_add(s32 pool, s32 fd, s32 local_tid);
   moat_tcp_add: { parameters: ["i32", "i32", "i32"], result: "i32" },
-  // s32 moat_tcp_zero_copy(s32 conn, f64 from);
-  moat_tcp_zero_copy: { parameters: ["i32", "f64"], result: "i32" },
+  // s32 moat_tcp_ring(s32 conn, f64 send_from, f64 receive_from);
+  moat_tcp_ring: { parameters: ["i32", "f64", "f64"], result: "i32" },
   // s32 moat_uring_probe(void);
   moat_uring_probe: { parameters: [], result: "i32" },
   // f64 moat_uring_round_trip(s32 pool);

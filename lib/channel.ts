@@ -350,7 +350,7 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
 
   #post(op: number, pending: Pending, signal: AbortSignal | undefined): void {
     this.#begin(op, pending, signal);
-    this.#transport.recv(op);
+    this.#transport.recv(op, pending.bytes);
     this.#poll();
     reactor().wake(this.#source);
   }

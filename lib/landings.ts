@@ -39,12 +39,16 @@ export class Landings {
    * Gives every message that wants one a place.
    *
    * @param fixed the bytes to receive into where the size of a message is not announced
+   * @returns whether any wanted one
    */
-  find(fixed?: number): void {
+  find(fixed?: number): boolean {
     const { helper } = this.#core;
+    let any = false;
     for (let wanted; (wanted = helper.moat_conn_wants(this.#conn)) !== 0;) {
+      any = true;
       this.#land(wanted, fixed);
     }
+    return any;
   }
 
   // An announced message gets a buffer of its own in the pool, which is then received into.

@@ -72,7 +72,7 @@ export abstract class NativeTransport implements Transport {
     this.core.helper.moat_conn_send(this.conn, op);
   }
 
-  recv(op: number): void {
+  recv(op: number, _bytes: number): void {
     this.core.helper.moat_conn_recv(this.conn, op);
   }
 

@@ -8,7 +8,7 @@
 //   file.c    files, as connections whose other end is the disk
 //   shm.c     the shared-memory transport; shm_message.c  its messages, read in place
 //   rdma.c    the transport over verbs; rdma_post.c, rdma_send.c, rdma_receive.c  its parts
-//   tcp.c     the transport over TCP; tcp_send.c, tcp_receive.c  its parts
+//   tcp.c     the transport over TCP; tcp_send.c, tcp_receive.c, tcp_ring.c  its parts
 //   verbs.c   thunks for the inline verbs
 //   bell.c    the thread that wakes the event loop
 // Exported functions return -errno. Arguments are i32 (handles, pages, counts) or f64 (addresses and byte
@@ -33,6 +33,7 @@
 #include "rdma.c"
 #include "shm_message.c"
 #include "tcp_send.c"
+#include "tcp_ring.c"
 #include "tcp_receive.c"
 #include "tcp.c"
 #include "verbs.c"

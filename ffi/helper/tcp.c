@@ -4,8 +4,13 @@
 // ---- the state of a connection
 
 static void rx_stop(struct conn *c, s32 status) {
-  if (c->rx_op >= 0) rx_fail(c, c->rx_op, status);
-  c->rx_op = -1;
+  if (c->rx_ring) {  // its place is the kernel's
+    if (!c->rx_over) c->rx_over = status;
+    rx_take_back(c);
+  } else {
+    if (c->rx_op >= 0) rx_fail(c, c->rx_op, status);
+    c->rx_op = -1;
+  }
   c->rx_wants = 0;
   fail_queue(c, &c->rq, status);
 }
@@ -42,6 +47,7 @@ static void tcp_settle(struct conn *c) {
 }
 
 static void tcp_move(struct conn *c, s32 me, int ahead, int lazy) {
+  if (c->rx_over) rx_take_back(c);
   if (c->state == CONN_BROKEN) return;
   if (!lazy || !(c->asked & EPOLLOUT)) tcp_flush(c);
   if (tcp_receive(c, me, ahead, lazy) < 0)
@@ -73,14 +79,13 @@ static u32 tcp_least(const struct conn *c) {
 // Asks it to wait for what would move the connection on. After a hang-up nothing new is to be heard.
 static void tcp_ask(struct conn *c, s32 me) {
   u32 want = 0;
-  if (!c->rx_end && (c->rx_op >= 0 || rx_hunger(c, 1))) want |= EPOLLIN;
+  if (!c->rx_end && !c->rx_ring && (c->rx_op >= 0 || rx_hunger(c, 1))) want |= EPOLLIN;
   if (tx_waits(c)) want |= EPOLLOUT;
   if (!c->hup) want |= EPOLLRDHUP;
   u32 least = want & EPOLLIN ? tcp_least(c) : c->rx_least;
   // It may have been asked for the large message before: what is waited for now can be smaller.
   if (!(want & ~c->asked) && least >= c->rx_least) return;
-  if (least != c->rx_least && !sys5(NR_setsockopt, c->fd, 1 /* SOL_SOCKET */, 18 /* SO_RCVLOWAT */, &least, 4))
-    c->rx_least = least;
+  rx_least(c, least);
   c->asked = want;
   bell_ask(c->bell, c->fd, me, want);
 }
@@ -228,12 +233,13 @@ EXPORT s32 moat_tcp_add(s32 pool, s32 fd, s32 local_tid) {
   conn_begin(c);
   return i;
 }
-// From so many bytes on its messages go without a copy, by the ring of its pool; 0: none does.
-EXPORT s32 moat_tcp_zero_copy(s32 i, f64 from) {
+// From so many bytes on its messages go without a copy, and are received, by the ring of its pool; 0: none.
+EXPORT s32 moat_tcp_ring(s32 i, f64 send_from, f64 receive_from) {
   struct conn *c = conn_at(i);
   if (!c) return -E_INVAL;
   lock(&c->lock);
-  c->zc_from = (u64)from;
+  c->zc_from = (u64)send_from;
+  c->rx_from = (u64)receive_from;
   unlock(&c->lock);
   return 0;
 }
@@ -255,7 +261,7 @@ EXPORT s32 moat_tcp_done(s32 i) {
   struct tcp_info info;
   if (c->state != CONN_BROKEN) tcp_move(c, i, 1, 0);
   int gone = ask_kernel(c, &info) && info.state == 7 /* TCP_CLOSE */;
-  s32 r = c->tx_torn ? 2 : gone || c->tx_dead || (c->tx_shut && !unacknowledged(c)) ? 1 : 0;
+  s32 r = c->rx_ring ? 0 : c->tx_torn ? 2 : gone || c->tx_dead || (c->tx_shut && !unacknowledged(c)) ? 1 : 0;
   unlock(&c->lock);
   return r;
 }

@@ -12,6 +12,10 @@
 // from the sender's pages into the receiver's; only small ones, and the 16 bytes of a header, pass through the
 // stage. The kernel's copy of the last byte is a send's completion; or, of one that it does not copy
 // (IORING_OP_SEND_ZC, whose requests follow one another because a stream has an order), its notification.
+//
+// The data of a large message may be received by the ring as well: one request at a time, by a thread that may
+// submit. While it is there nobody else reads from the socket, and the place of the message is the kernel's: a
+// receive that ends before (a channel that is closed) has it taken back, and ends with its completion.
 #ifndef MOAT_TCP_H
 #define MOAT_TCP_H
 #include "memory.h"
@@ -37,6 +41,10 @@ _Static_assert(sizeof(struct frame) == 16, "the wire format");
 #define TCP_TRANSIT_NS 500000000ul
 #define LEAST_BYTES (256u << 10)
 #define ZC_AGAIN 4096u     // sends after which zero-copy is tried again where the kernel copied
+// What a request at the ring is, in its tag; without either it sends, and the rest is the operation.
+#define TAG_RECEIVE 0x80000000u
+#define TAG_CANCEL 0x40000000u
+
 #define SILENCE_MS 15000u  // without any acknowledgement, when there should have been many
 
 struct msghdr {
@@ -72,6 +80,10 @@ struct walk { struct runs it; const u8 *flat; struct run run; u64 off; };
   u32 rx_bye, rx_end;      /* the goodbye (0x100: still behind messages); the stream has ended somehow */     \
   u32 rx_least;            /* the bytes the doorbell's thread is woken for */                                 \
   u32 rx_drop;             /* nobody wants what comes */                                                      \
+  u64 rx_from;             /* bytes from which a message is received by the pool's ring; 0: never */          \
+  u32 rx_ring, rx_cancel;  /* a request to receive is in the ring; and one to take that back */               \
+  s32 rx_over;             /* what the receive ends with (-errno) as soon as its request has; 0: it goes on */ \
+  struct msghdr rx_msg;    /* of that request: the kernel writes to it */                                     \
   s32 tx_op;               /* the send being sent, or -1, and how much of it (frame and all) is */            \
   u64 tx_at;                                                                                                  \
   struct frame tx;                                                                                            \

@@ -301,18 +301,11 @@ static s64 read_stage(struct conn *c, u32 want) {
 }
 // Reads into the pages of the receive under way, and what follows (displaced bytes, the next frame) behind.
 static s64 read_pages(struct conn *c) {
-  struct op *o = &G.op[c->rx_op];
   if (c->rx_at == c->rx.len) return read_stage(c, c->rx.head - staged(c) + FRAME);
   if (!c->stage && !(c->stage = map_anonymous(STAGE_BYTES))) return 0;
   struct iovec iov[TCP_IOVS];
-  u32 k = 0;
-  u64 at = c->rx_at;
-  while (at < c->rx.len && k < TCP_IOVS - 1) {
-    u8 *to;
-    iov[k].len = place_of(&G.pool[o->pool], o, at, c->rx.len - at, &to);
-    iov[k].base = (u64)to;
-    at += iov[k++].len;
-  }
+  u64 at;
+  u32 k = rx_places(c, iov, TCP_IOVS - 1, &at);
   c->in_head = c->in_tail = 0;
   if (at == c->rx.len) iov[k++] = (struct iovec){ (u64)c->stage, c->rx.head + FRAME };
   struct msghdr m = { 0, 0, 0, iov, k, 0, 0, 0, 0 };
@@ -345,9 +338,9 @@ static int tcp_receive(struct conn *c, s32 me, int ahead, int lazy) {
   for (int turn = 0;; turn++) {
     if (rx_deliver(c, me) < 0) return -1;
     // A peer that sends without end gets no more than its turn.
-    if (c->rx_end || (lazy && (c->asked & 1)) || turn == 256) return 0;
+    if (c->rx_ring || c->rx_end || (lazy && (c->asked & 1)) || turn == 256) return 0;
     u32 want = c->rx_op >= 0 ? 1 : rx_hunger(c, ahead);
-    if (!want) return 0;
+    if (!want || (c->rx_op >= 0 && rx_submit(c))) return 0;
     if (!(c->rx_op >= 0 ? read_pages(c) : read_stage(c, want)) && !c->rx_end) return 0;
   }
 }

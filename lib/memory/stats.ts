@@ -36,6 +36,16 @@ export interface PoolStats {
   bytesRead: number;
   /** Bytes copied to put back what a message's header had displaced: as many as the headers had. */
   bytesPatched: number;
+  /** What went by io_uring over `tcp://`. */
+  ring: {
+    /** Requests to send without a copy that have a result; each has one of the next two later, at its end. */
+    sends: number;
+    /** Those whose pages the kernel said it had not copied, and those it had. */
+    zeroCopySends: number;
+    copiedSends: number;
+    /** Requests to receive that brought something. */
+    receives: number;
+  };
   /** Times the guard closed pages, and the pages closed (a page that is still closed costs nothing). */
   guards: { armed: number; pages: number };
   /** Faults on guarded pages, by access. */
@@ -93,6 +103,10 @@ const S = {
   foreignPrivate: 14,
   huge: 15,
   patched: 16,
+  ringSends: 17,
+  ringZeroCopy: 18,
+  ringCopied: 19,
+  ringReceives: 20,
   histogram: 24,
   buckets: 24,
 } as const;
@@ -151,6 +165,12 @@ export function combine(
     bytesWritten: js.bytesWritten,
     bytesRead: js.bytesRead,
     bytesPatched: at(S.patched),
+    ring: {
+      sends: at(S.ringSends),
+      zeroCopySends: at(S.ringZeroCopy),
+      copiedSends: at(S.ringCopied),
+      receives: at(S.ringReceives),
+    },
     guards: { armed: at(S.arms), pages: at(S.armPages) },
     faults: { reads: at(S.reads), writes: at(S.writes) },
     restores: at(S.restores),

@@ -45,12 +45,19 @@ function whyNot(errno: number): string {
   return `sockets: io_uring cannot be had: ${errnoName(errno)}`;
 }
 
-let threshold: number | undefined;
+/** Bytes from which the pool's ring is used; tests set them. */
+export const RING_FROM: { send: number | undefined; receive: number } = {
+  /** To send without a copy; calibrated at first use. */
+  send: undefined,
+  /** To receive what is left of a message. */
+  receive: 64 << 10,
+};
 
 // A send without a copy costs a request, two completions and the waking of a thread: four times what a request
 // that does nothing costs.
 function zeroCopyFrom(core: PoolCore): number {
-  return threshold ??= worthNotCopying(4 * core.helper.moat_uring_round_trip(core.index));
+  const { helper, index } = core;
+  return RING_FROM.send ??= worthNotCopying(4 * helper.moat_uring_round_trip(index));
 }
 
 /** What moat_tcp_done() says. */
@@ -88,7 +95,7 @@ export class TcpTransport extends NativeTransport {
 
   override next(): Ended | undefined {
     for (;;) {
-      this.#landings.find();
+      if (this.#landings.find() && !this.#began) this.#begin();
       const ended = super.next();
       if (!ended || !this.#landings.drop(ended.op)) return ended;
     }
@@ -104,13 +111,18 @@ export class TcpTransport extends NativeTransport {
     super.send(op);
   }
 
-  // The pool's ring pins the pool's memory: it is made when there is something to send that it may be good for.
+  override recv(op: number, bytes: number): void {
+    if (!this.#began && bytes >= RING_FROM.receive) this.#begin();
+    super.recv(op, bytes);
+  }
+
+  // The pool's ring pins the pool's memory: it is made when there is something that it may be good for.
   #begin(): void {
     this.#began = true;
     if (this.#engine !== RING) return;
     const { core } = this, ring = ringOf(core);
     if (ring.refused) this.#engine = `sockets: ${ring.refused.message}`;
-    else core.helper.moat_tcp_zero_copy(this.conn, zeroCopyFrom(core));
+    else core.helper.moat_tcp_ring(this.conn, zeroCopyFrom(core), RING_FROM.receive);
   }
 
   protected open(op: number, at: number): Opened {
