@@ -6,10 +6,10 @@ import { type Channel, connect, listen, type Listener, MoatError, Pool } from ".
 import { helper, QUERY, URING_QUERY } from "../ffi/helper.ts";
 import { C, libc } from "../ffi/libc.ts";
 import { type HostAddress, parseAddress } from "../lib/address.ts";
-import { resolveData } from "../lib/memory/core.ts";
+import { resolveData } from "../lib/memory/resolve.ts";
 import { coreOf } from "../lib/memory/pool.ts";
 import { ringOf } from "../lib/ring.ts";
-import { acceptSocket } from "../lib/shm/socket.ts";
+import { acceptSocket } from "../lib/acceptor.ts";
 import { connectTcp } from "../lib/tcp/connect.ts";
 import { encodeHello, HELLO_SIZE } from "../lib/tcp/hello.ts";
 import {

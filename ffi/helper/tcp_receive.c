@@ -310,7 +310,7 @@ static s64 read_pages(struct conn *c) {
   if (at == c->rx.len) iov[k++] = (struct iovec){ (u64)c->stage, c->rx.head + FRAME };
   struct msghdr m = { 0, 0, 0, iov, k, 0, 0, 0, 0 };
   s64 n = sys3(NR_recvmsg, c->fd, &m, 0x40);
-  if (n == -E_FAULT && map_touch(&G.pool[o->pool], iov, k, 1)) n = sys3(NR_recvmsg, c->fd, &m, 0x40);  // as in sending
+  if (n == -E_FAULT && map_touch(&G.pool[G.op[c->rx_op].pool], iov, k, 1)) n = sys3(NR_recvmsg, c->fd, &m, 0x40);  // as in sending
   n = rx_read(c, n);
   u64 data = (u64)n < at - c->rx_at ? (u64)n : at - c->rx_at;
   c->rx_at += data;

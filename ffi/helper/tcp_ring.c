@@ -71,8 +71,10 @@ static void rx_cqe(struct conn *c, s32 res) {
   if (res > 0) {
     c->rx_at += (u64)res;
     count(c, S_RING_RECEIVES);
-  } else if (res == -E_AGAIN || res == -E_INVAL || res == -E_OPNOTSUPP) {
-    c->rx_from = 0;  // not for this socket: one that does not block, to a kernel that takes it at its word
+  } else if (res == -E_AGAIN || res == -E_INVAL || res == -E_OPNOTSUPP || res == -E_FAULT) {
+    // Not for this socket: one that does not block, to a kernel that takes it at its word; or into a mapped file that
+    // was cut off, which the plain way knows how to end.
+    c->rx_from = 0;
   } else if (res != -E_INTR && res != -E_CANCELED) {
     rx_ended(c);
   }
