@@ -2,7 +2,7 @@
  * Zero-copy I/O in which a buffer in flight is guarded by page protection: `channel.send(buf)` returns at
  * once, and the program may touch `buf` at any moment. A write to a page being sent gets a private copy
  * of it (or waits); a read of a buffer being received waits until the data is there. Over `shm://` between
- * processes of one machine, and over `rdma://`.
+ * processes of one machine, over `tcp://` and `rdma://`, and to and from files.
  *
  * @example Send a buffer and go on using it
  * ```ts ignore

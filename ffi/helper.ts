@@ -1,7 +1,7 @@
 /**
  * The native helper: loading it once per process, and its functions.
  *
- * It is a freestanding shared object of a few KiB, carried as base64 in a module of its own for each
+ * It is a freestanding shared object of some 70 KiB, carried as base64 in a module of its own for each
  * architecture and loaded from a memfd, so that an `https:` or JSR import brings it along and nothing
  * is written to disk. Its sources are in `ffi/helper/`; `deno task helper` builds it.
  *
