@@ -445,6 +445,28 @@ for (const size of [100, 4 * MIB]) {
   });
 }
 
+test("a message with a header that came ahead over tcp:// is received into a mapped file", async () => {
+  await using pool = Pool.create({ bytes: 16 * MIB });
+  await using mapped = mapNew(pool, MIB);
+  const { here, there, end } = await tcpPair(pool);
+  const send = (i: number): Promise<unknown> =>
+    here.send(pattern(i, 300_000), { header: pattern(i + 10, 24) });
+  for (let i = 0; i < 3; i++) {
+    const sent = send(i);
+    (await there.recv())!.release();
+    await sent;
+  }
+  const sent = send(3);
+  await sleep(20); // it is there before it is asked for
+  const { bytes, header } = (await there.recv(mapped))!;
+  assert.equal(bytes, 300_000);
+  assertBytes(header, pattern(13, 24), "its header");
+  assertBytes(mapped.bytes.subarray(0, bytes), pattern(3, bytes), "the message");
+  await sent;
+  await end();
+  assertNothingHeld(pool);
+});
+
 test("what is sent over tcp:// from a file that is cut off goes on with zeros, and FILE_TRUNCATED is told", async () => {
   await using pool = Pool.create({ bytes: 32 * MIB });
   await using mapped = mapNew(pool, 2 * MIB);

@@ -188,7 +188,14 @@ static void rx_hand(struct conn *c) {
     complete(c, r, -E_MSGSIZE);
     return;
   }
-  head_move(c, o, r, from, i);
+  if (from->head_frame && o->pool != from->pool) {  // into a mapped file, which has frames of its own
+    if (head_park(&G.pool[o->pool], o, head_bytes(&G.pool[from->pool], from), from->head_len)) {
+      complete(c, r, -E_NOBUFS);
+      return;
+    }
+  } else {
+    head_move(c, o, r, from, i);
+  }
   if (o->kind == OP_IN) {
     copy_landed(from, o);
     pop(&c->rx_ahead);
