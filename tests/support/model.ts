@@ -4,9 +4,14 @@
  * @module
  */
 import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import {
   type Channel,
+  type File,
   type Guard,
+  type MappedFile,
   type Message,
   Pool,
   type PoolBuffer,
@@ -36,6 +41,11 @@ export const KINDS = [
   "swapPart",
   "recv",
   "recvInto",
+  "fileWrite",
+  "fileRead",
+  "mapWrite",
+  "mapSend",
+  "mapReceive",
   "let go",
   "check",
   "settle",
@@ -54,7 +64,15 @@ interface Real<T> {
   model: Uint8Array;
 }
 
+/** A part of the file that one write at a time is written to. */
+interface Slot {
+  model: Uint8Array;
+  offset: number;
+  written: Promise<unknown>;
+}
+
 const PAGE = 4096, MOST = 24;
+const SLOTS = 8, SLOT = 41 * PAGE, MAPPED = 20 * PAGE;
 const SIZES = [1, 100, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE, 5 * PAGE + 7, 16 * PAGE, 40 * PAGE];
 const GUARDS: Guard[] = ["auto", "cow", "wait", "copy", "move", "cow"];
 
@@ -69,9 +87,21 @@ export class World {
   readonly #wire: Sent[] = [];
   readonly #sent: Promise<unknown>[] = [];
 
+  readonly #slots: Slot[] = Array.from(
+    { length: SLOTS },
+    () => ({ model: new Uint8Array(0), offset: 0, written: Promise.resolve() }),
+  );
+  readonly #directory = mkdtempSync(join(tmpdir(), "moat-model-"));
+  readonly #file: File;
+  readonly #mapped: Real<MappedFile>;
+
   private constructor(pool: Pool, ends: Pair) {
     this.#pool = pool;
     this.#ends = ends;
+    this.#file = pool.open(join(this.#directory, "file"), { create: true });
+    const path = join(this.#directory, "mapped");
+    writeFileSync(path, new Uint8Array(MAPPED));
+    this.#mapped = { real: pool.map(path, { write: true }), model: new Uint8Array(MAPPED) };
   }
 
   /** Makes a world with nothing in it, whose channel is over `shm://` or `tcp://`. */
@@ -120,6 +150,18 @@ export class World {
         return buffer && await this.#receiveInto(buffer);
       case "sendHeader":
         return buffer && this.#sendHeader(buffer, seed);
+      case "fileWrite":
+        return buffer && await this.#fileWrite(buffer, this.#range(buffer, from, to), seed);
+      case "fileRead":
+        return buffer && await this.#fileRead(buffer, from, seed);
+      case "mapWrite": {
+        const page = from % 20 * PAGE, range: [number, number] = [page + 5, page + 5 + to % PAGE];
+        return this.#write(this.#mapped, range, seed);
+      }
+      case "mapSend":
+        return this.#mapSend(this.#range(this.#mapped, from, to), seed);
+      case "mapReceive":
+        return await this.#receiveInto(this.#mapped);
       case "let go":
         return this.#messages.splice(which % MOST, 1)[0]?.real.release();
       case "check":
@@ -146,7 +188,11 @@ export class World {
     return [start, end];
   }
 
-  #write({ real, model }: Real<PoolBuffer>, [from, to]: [number, number], seed: number): void {
+  #write(
+    { real, model }: Real<PoolBuffer | MappedFile>,
+    [from, to]: [number, number],
+    seed: number,
+  ): void {
     fill(real.bytes.subarray(from, to), seed);
     fill(model.subarray(from, to), seed);
   }
@@ -211,7 +257,7 @@ export class World {
     if (this.#messages.length > MOST) this.#messages.shift()!.real.release();
   }
 
-  async #receiveInto({ real, model }: Real<PoolBuffer>): Promise<void> {
+  async #receiveInto({ real, model }: Real<PoolBuffer | MappedFile>): Promise<void> {
     const next = this.#wire[0];
     if (!next) return;
     try {
@@ -227,7 +273,44 @@ export class World {
     compare(real.bytes, model, "a buffer received into");
   }
 
+  async #fileWrite(
+    { real, model }: Real<PoolBuffer>,
+    [from, to]: [number, number],
+    seed: number,
+  ): Promise<void> {
+    const index = seed % SLOTS, slot = this.#slots[index]!;
+    await slot.written;
+    const guard = GUARDS.filter((guard) => guard !== "move")[seed % 5]!;
+    const [start, end] = seed % 2 ? [0, model.length] : [from, to];
+    slot.model = model.slice(start, end);
+    const data = real.bytes.subarray(start, end);
+    slot.written = this.#file.write(data, index * SLOT + seed % 3, { guard });
+    slot.offset = index * SLOT + seed % 3;
+  }
+
+  // What is read is there for whoever looks, though nobody has awaited it.
+  async #fileRead({ real, model }: Real<PoolBuffer>, from: number, seed: number): Promise<void> {
+    const slot = this.#slots[seed % SLOTS]!;
+    await slot.written;
+    const length = Math.min(slot.model.length, model.length);
+    if (length === 0) return;
+    const at = from % (model.length - length + 1);
+    const reading = this.#file.read(real.bytes.subarray(at, at + length), slot.offset);
+    model.set(slot.model.subarray(0, length), at);
+    if (seed % 2) compare(real.bytes, model, "a buffer being read into");
+    assert.equal((await reading).bytes, length);
+    compare(real.bytes, model, "a buffer read into");
+  }
+
+  #mapSend([from, to]: [number, number], seed: number): void {
+    if (this.#wire.length >= MOST) return;
+    const { real, model } = this.#mapped, guard = GUARDS.filter((g) => g !== "move")[seed % 5]!;
+    this.#wire.push(model.slice(from, to));
+    this.#sent.push(this.#here.send(real.bytes.subarray(from, to), { guard }));
+  }
+
   #check(): void {
+    compare(this.#mapped.real.bytes, this.#mapped.model, "the mapped file");
     for (const { real, model } of this.#buffers) compare(real.bytes, model, "a buffer");
     for (const { real, model } of this.#versions) compare(real.bytes, model, "a snapshot");
     for (const { real, model } of this.#messages) compare(real.bytes, model, "a message kept");
@@ -237,6 +320,7 @@ export class World {
     while (this.#wire.length > 0) await this.#receive();
     for (const { real } of this.#messages.splice(0)) real.release();
     await Promise.all(this.#sent.splice(0));
+    await Promise.all(this.#slots.map(({ written }) => written));
   }
 
   /** Ends it: everything must be as expected, and everything must come back. */
@@ -248,6 +332,10 @@ export class World {
     for (const { real } of this.#buffers.splice(0)) real.free();
     const { here, there } = this.#ends; // one of them may have a place ready for the next message
     await Promise.all([here.close(), there.close()]);
+    const { real, model } = this.#mapped;
+    await real.close();
+    compare(readFileSync(real.path), model, "the file that was mapped");
+    await this.#file.close();
     const { freeFrames, reserveFrames, bytes, bytesAvailable } = this.#pool.stats();
     assert.equal(freeFrames, reserveFrames, "free frames at the end");
     assert.equal(bytesAvailable, bytes, "bytes free at the end");
@@ -259,8 +347,11 @@ export class World {
     this.#ends[Symbol.dispose]();
     for (const { real } of this.#versions) real.release();
     for (const { real } of this.#messages) real.release();
-    await Promise.allSettled(this.#sent);
+    await Promise.allSettled([...this.#sent, ...this.#slots.map(({ written }) => written)]);
+    await this.#file.close();
+    await this.#mapped.real.close();
     await this.#pool.close();
+    rmSync(this.#directory, { recursive: true });
   }
 }
 
