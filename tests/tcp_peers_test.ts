@@ -399,6 +399,40 @@ test("a header before the data is taken out, and exactly its bytes are patched",
     }
   }));
 
+test("the last bytes of a message wake up who sleeps, however few they are", () =>
+  withVictim(async (listener, pool) => {
+    const { fd, channel } = await meet(listener);
+    const size = MIB, head = 100, into = pool.alloc(size), data = pattern(4, size);
+    const bytes = join(
+      frame({ head, len: size }),
+      pattern(5, head),
+      data.subarray(head),
+      data.subarray(0, head),
+    );
+    for (const ends of [[size - 300_000, size - 1], [size, size + 16 + 60], [size + 16 + 99]]) {
+      const received = channel.recv(into);
+      let at = 0;
+      for (const end of [...ends, bytes.length]) {
+        while (at < end) {
+          const n = libc().send(fd, bytes.subarray(at, end), end - at, C.MSG_NOSIGNAL);
+          if (n > 0) at += n;
+          else await sleep(1);
+        }
+        await sleep(30); // it has gone to sleep
+      }
+      assert.equal(
+        await Promise.race([received.then(() => "there"), sleep(1000, "lost")]),
+        "there",
+      );
+      assertBytes(into.bytes, data, `after ${ends}`);
+    }
+    sendFew(fd, ABORT);
+    assert.equal(await codeOf(channel.recv()), "PEER_ABORTED");
+    libc().close(fd);
+    into.free();
+    await channel.close();
+  }));
+
 test("sockets say at once what they have, and ask peers that are silent", () =>
   withVictim(async (listener, pool) => {
     const sockets = (): string[] =>

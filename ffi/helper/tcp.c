@@ -73,7 +73,7 @@ static void tcp_check(struct conn *c, s32 me) { (void)c, (void)me; }
 
 // Of how many bytes it is told. In large pieces: each costs this thread's waking up.
 static u32 tcp_least(const struct conn *c) {
-  u64 left = c->rx_op >= 0 ? c->rx.len - c->rx_at + c->rx.head : 1;
+  u64 left = c->rx_op >= 0 ? c->rx.len - c->rx_at + c->rx.head - staged(c) : 1;
   return left > LEAST_BYTES ? LEAST_BYTES : left ? (u32)left : 1;
 }
 // Asks it to wait for what would move the connection on. After a hang-up nothing new is to be heard.
@@ -82,10 +82,9 @@ static void tcp_ask(struct conn *c, s32 me) {
   if (!c->rx_end && !c->rx_ring && (c->rx_op >= 0 || rx_hunger(c, 1))) want |= EPOLLIN;
   if (tx_waits(c)) want |= EPOLLOUT;
   if (!c->hup) want |= EPOLLRDHUP;
-  u32 least = want & EPOLLIN ? tcp_least(c) : c->rx_least;
-  // It may have been asked for the large message before: what is waited for now can be smaller.
-  if (!(want & ~c->asked) && least >= c->rx_least) return;
-  rx_least(c, least);
+  // Also where it waits already: what has been read since then may have left less than it waits for.
+  if (want & EPOLLIN) rx_least(c, tcp_least(c));
+  if (!(want & ~c->asked)) return;
   c->asked = want;
   bell_ask(c->bell, c->fd, me, want);
 }

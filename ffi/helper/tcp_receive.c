@@ -312,7 +312,7 @@ static s64 read_pages(struct conn *c) {
   if (!c->stage && !(c->stage = map_anonymous(STAGE_BYTES))) return 0;
   struct iovec iov[TCP_IOVS];
   u64 at;
-  u32 k = rx_places(c, iov, TCP_IOVS - 1, &at);
+  u32 k = rx_places(c, c->rx.len - c->rx_at, iov, TCP_IOVS - 1, &at);
   c->in_head = c->in_tail = 0;
   if (at == c->rx.len) iov[k++] = (struct iovec){ (u64)c->stage, c->rx.head + FRAME };
   struct msghdr m = { 0, 0, 0, iov, k, 0, 0, 0, 0 };

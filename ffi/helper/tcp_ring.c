@@ -1,5 +1,7 @@
 // Receiving over TCP by the pool's ring (uring.h): one request for what is left of a large message's data, which
-// the kernel puts in its place as it comes.
+// the kernel puts in its place as it comes. On loopback, 1 MiB at a time, it is as fast as reading from the socket
+// on an idle machine (Deno 2.9 GB/s where that had 2.5, Bun 2.3 where that had 2.6, with as much CPU time), and
+// faster on a busy one (1.5 to 1.7 where that had 1.0 to 1.1), because nobody looks in vain.
 #include "conn.h"
 
 static int tcp_arm(struct conn *c, s32 me);
@@ -7,16 +9,16 @@ static void tcp_move(struct conn *c, s32 me, int ahead, int lazy);
 static void rx_ended(struct conn *c);
 static void rx_fail(struct conn *c, s32 i, s32 status);
 
-// The doorbell's wish for large pieces would keep the end of the message from the request.
+// From how many bytes on there is something to be read: what is less is not told to anybody who waits.
 static void rx_least(struct conn *c, u32 bytes) {
   if (bytes != c->rx_least && !sys5(NR_setsockopt, c->fd, 1 /* SOL_SOCKET */, 18 /* SO_RCVLOWAT */, &bytes, 4))
     c->rx_least = bytes;
 }
 
-// The place of what is left of the message, as a list; how many. *end: where in the message that stops.
-static u32 rx_places(const struct conn *c, struct iovec *iov, u32 most, u64 *end) {
+// The place of the next `bytes` of the message, as a list; how many. *end: where in the message that stops.
+static u32 rx_places(const struct conn *c, u64 bytes, struct iovec *iov, u32 most, u64 *end) {
   const struct op *o = &G.op[c->rx_op];
-  u64 at = c->rx_at, stop = c->rx.len - at > URING_PIECE ? at + URING_PIECE : c->rx.len;
+  u64 at = c->rx_at, stop = at + (bytes > URING_PIECE ? URING_PIECE : bytes);
   u32 k = 0;
   while (at < stop && k < most) {
     u8 *to;
@@ -31,10 +33,12 @@ static u32 rx_places(const struct conn *c, struct iovec *iov, u32 most, u64 *end
 // Hands what is left to the ring. 0: it is too little, or this thread may not; it is to be read from the socket.
 static int rx_submit(struct conn *c) {
   struct uring *u = uring_of(c->pool);
-  if (!c->rx_from || c->rx.len - c->rx_at < c->rx_from || !u || !uring_may_submit(u)) return 0;
+  u64 end, left = c->rx.len - c->rx_at;
+  if (!c->rx_from || left < c->rx_from || !u || !uring_may_submit(u)) return 0;
   struct iovec iov[TCP_IOVS];  // read before the call is back (IORING_FEAT_SUBMIT_STABLE)
-  u64 end;
-  u32 k = rx_places(c, iov, TCP_IOVS, &end);
+  // In large pieces as long as it is certain that one more will come: each costs the waking of a thread.
+  u32 k, large = left > 2 * LEAST_BYTES;
+  k = rx_places(c, large ? left - LEAST_BYTES : left, iov, TCP_IOVS, &end);
   c->rx_msg = (struct msghdr){ 0, 0, 0, iov, k, 0, 0, 0, 0 };
   struct sqe e;
   memset(&e, 0, sizeof e);
@@ -44,7 +48,7 @@ static int rx_submit(struct conn *c) {
   e.len = k == 1 ? (u32)iov[0].len : 1;
   e.op_flags = 0x100;  // MSG_WAITALL
   e.user_data = (u64)(u32)c->number << 32 | TAG_RECEIVE;
-  rx_least(c, 1);
+  rx_least(c, large ? LEAST_BYTES : 1);
   c->rx_ring = !uring_submit(u, &e);
   return (int)c->rx_ring;
 }
