@@ -42,9 +42,9 @@ export {
   type ReadResult,
   type WriteOptions,
   type WriteResult,
-} from "./lib/file.ts";
-export { type MapOptions, MappedFile } from "./lib/mapped_file.ts";
-export type { OpenOptions } from "./lib/open_file.ts";
+} from "./lib/file/file.ts";
+export { type MapOptions, MappedFile } from "./lib/file/mapped.ts";
+export type { OpenOptions } from "./lib/file/open.ts";
 export type { Guard, ReceiveGuard } from "./lib/memory/guard.ts";
 export type { PoolStats } from "./lib/memory/stats.ts";
 export type { Fault, FaultOutcome } from "./lib/memory/faults.ts";

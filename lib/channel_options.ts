@@ -5,7 +5,7 @@
  */
 import type { PoolBuffer } from "./memory/buffer.ts";
 import type { Guard, ReceiveGuard } from "./memory/guard.ts";
-import type { MappedFile } from "./mapped_file.ts";
+import type { MappedFile } from "./file/mapped.ts";
 import type { Snapshot } from "./memory/snapshot.ts";
 
 /** What can be sent, and received into: pool memory without copying, other memory by copying. */

@@ -17,7 +17,7 @@ import type { Pool } from "./pool.ts";
 import { type Snapshot, Snapshots } from "./snapshot.ts";
 import { Ranges } from "./ranges.ts";
 import { rememberMemory, rememberObject, resolveData } from "./resolve.ts";
-import type { MappedFile } from "../mapped_file.ts";
+import type { MappedFile } from "../file/mapped.ts";
 import type { Mapping } from "./mapping.ts";
 import { newMemory, type PoolMemory } from "./memory.ts";
 import { addNative, Counters, readNative } from "./stats.ts";

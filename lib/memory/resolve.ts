@@ -4,7 +4,7 @@
  * @module
  */
 import { describe, MoatError } from "../../ffi/errors.ts";
-import type { MappedFile } from "../mapped_file.ts";
+import type { MappedFile } from "../file/mapped.ts";
 import type { BufferState, PoolBuffer } from "./buffer.ts";
 import type { PoolCore, Region } from "./core.ts";
 import type { Mapping } from "./mapping.ts";

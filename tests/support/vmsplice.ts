@@ -16,7 +16,7 @@ import type { Guard } from "../../lib/memory/guard.ts";
 import { coreOf, type Pool } from "../../lib/memory/pool.ts";
 import type { PoolBuffer } from "../../lib/memory/buffer.ts";
 import type { Snapshot } from "../../lib/memory/snapshot.ts";
-import type { MappedFile } from "../../lib/mapped_file.ts";
+import type { MappedFile } from "../../lib/file/mapped.ts";
 
 const symbols = {
   // int pipe2(int fds[2], int flags);

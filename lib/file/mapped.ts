@@ -3,17 +3,17 @@
  *
  * @module
  */
-import { describe, MoatError } from "../ffi/errors.ts";
-import { runtime } from "../ffi/runtime.ts";
-import { closeFile, FileOperations } from "./file_operations.ts";
+import { describe, MoatError } from "../../ffi/errors.ts";
+import { runtime } from "../../ffi/runtime.ts";
+import { closeFile, FileOperations } from "./operations.ts";
 import { operationError } from "./file.ts";
-import type { BufferState } from "./memory/buffer.ts";
-import { PoolCore } from "./memory/core.ts";
-import { AutoGuard } from "./memory/guard.ts";
-import { Mapping } from "./memory/mapping.ts";
-import { fileMemory } from "./memory/memory.ts";
-import type { Pool } from "./memory/pool.ts";
-import { type OpenFile, openFile, sizeOf, statOf } from "./open_file.ts";
+import type { BufferState } from "../memory/buffer.ts";
+import { PoolCore } from "../memory/core.ts";
+import { AutoGuard } from "../memory/guard.ts";
+import { Mapping } from "../memory/mapping.ts";
+import { fileMemory } from "../memory/memory.ts";
+import type { Pool } from "../memory/pool.ts";
+import { type OpenFile, openFile, sizeOf, statOf } from "./open.ts";
 
 /** What of a file is to be mapped, and how. */
 export interface MapOptions {

@@ -3,11 +3,11 @@
  *
  * @module
  */
-import { describe, errnoName, MoatError } from "../ffi/errors.ts";
-import { STATFS, STATX, STATX_DIRECT } from "../ffi/layout.ts";
-import { C, cString, errno, libc } from "../ffi/libc.ts";
-import { architecture } from "../ffi/runtime.ts";
-import type { Helper } from "../ffi/helper.ts";
+import { describe, errnoName, MoatError } from "../../ffi/errors.ts";
+import { STATFS, STATX, STATX_DIRECT } from "../../ffi/layout.ts";
+import { C, cString, errno, libc } from "../../ffi/libc.ts";
+import { architecture } from "../../ffi/runtime.ts";
+import type { Helper } from "../../ffi/helper.ts";
 
 /** How a file is to be opened. */
 export interface OpenOptions {

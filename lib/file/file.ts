@@ -3,22 +3,15 @@
  *
  * @module
  */
-import { describe, GuardTimeoutError, MoatError } from "../ffi/errors.ts";
-import { errno, libc } from "../ffi/libc.ts";
-import type { Data } from "./channel_options.ts";
-import { FileOperations, type Finished } from "./file_operations.ts";
-import type { PoolCore, Region } from "./memory/core.ts";
-import { resolveData } from "./memory/resolve.ts";
-import type { Guard, ReceiveGuard } from "./memory/guard.ts";
-import { assertGuard, assertWhole, startOut } from "./memory/outgoing.ts";
-import {
-  fileError,
-  type OpenFile,
-  openFile,
-  type OpenOptions,
-  sizeOf,
-  statOf,
-} from "./open_file.ts";
+import { describe, GuardTimeoutError, MoatError } from "../../ffi/errors.ts";
+import { errno, libc } from "../../ffi/libc.ts";
+import type { Data } from "../channel_options.ts";
+import { FileOperations, type Finished } from "./operations.ts";
+import type { PoolCore, Region } from "../memory/core.ts";
+import { resolveData } from "../memory/resolve.ts";
+import type { Guard, ReceiveGuard } from "../memory/guard.ts";
+import { assertGuard, assertWhole, startOut } from "../memory/outgoing.ts";
+import { fileError, type OpenFile, openFile, type OpenOptions, sizeOf, statOf } from "./open.ts";
 
 /** Settings of {@linkcode File.write}. */
 export interface WriteOptions {

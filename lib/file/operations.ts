@@ -3,14 +3,14 @@
  *
  * @module
  */
-import { systemError } from "../ffi/errors.ts";
-import { checked, libc } from "../ffi/libc.ts";
-import { OP } from "../ffi/layout.ts";
-import { runtime } from "../ffi/runtime.ts";
-import type { Operation, PoolCore } from "./memory/core.ts";
-import type { OpenFile } from "./open_file.ts";
-import { reactor, type Source } from "./reactor.ts";
-import { type Ring, ringOf } from "./ring.ts";
+import { systemError } from "../../ffi/errors.ts";
+import { checked, libc } from "../../ffi/libc.ts";
+import { OP } from "../../ffi/layout.ts";
+import { runtime } from "../../ffi/runtime.ts";
+import type { Operation, PoolCore } from "../memory/core.ts";
+import type { OpenFile } from "./open.ts";
+import { reactor, type Source } from "../reactor.ts";
+import { type Ring, ringOf } from "../ring.ts";
 
 /** How an operation ended. */
 export interface Finished {
