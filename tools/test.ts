@@ -64,6 +64,7 @@ const ALONE = [
   "event_loop",
   "hostile_peer",
   "peer_death",
+  "pipeline",
   "receive",
   "shm_truth",
   "vm_hosts",
