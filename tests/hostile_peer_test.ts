@@ -26,19 +26,10 @@ import {
   sendAny,
   until,
 } from "./support/hostile.ts";
+import { codeOf } from "./support/errors.ts";
 
 const FRAMES = 64, PAGE = pageSize();
 const { eager: EAGER, table: TABLE } = DESC_KIND;
-
-async function codeOf(promise: Promise<unknown>): Promise<string> {
-  try {
-    await promise;
-    return "resolved";
-  } catch (error) {
-    if (error instanceof MoatError) return error.code;
-    throw error;
-  }
-}
 
 // ---- what a bad peer must not leave behind
 

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type Channel, listen, type MoatError, Pool } from "../mod.ts";
 import { Child, freshAddress, other } from "./support/child.ts";
+import { codeOf } from "./support/errors.ts";
 
 interface Meeting {
   pool: Pool;
@@ -20,15 +21,6 @@ async function meet(
   const channel = await listener.accept();
   await listener.close();
   return { pool, channel, child };
-}
-
-async function codeOf(promise: Promise<unknown>): Promise<string> {
-  try {
-    await promise;
-    return "resolved";
-  } catch (error) {
-    return (error as MoatError).code;
-  }
 }
 
 async function assertAllBack({ pool, channel }: Meeting): Promise<void> {

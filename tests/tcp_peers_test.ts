@@ -4,7 +4,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
-import { type Channel, connect, listen, type Listener, MoatError, Pool } from "../mod.ts";
+import { type Channel, connect, listen, type Listener, type MoatError, Pool } from "../mod.ts";
 import { helper } from "../ffi/helper.ts";
 import { C, libc } from "../ffi/libc.ts";
 import { encodeHello, HELLO_SIZE } from "../lib/tcp/hello.ts";
@@ -25,18 +25,9 @@ import { acceptSocket } from "../lib/acceptor.ts";
 import { leftovers } from "./support/leftovers.ts";
 import { assertBytes, pattern } from "./support/bytes.ts";
 import { Child, other } from "./support/child.ts";
+import { codeOf } from "./support/errors.ts";
 
 const KIB = 1 << 10, MIB = 1 << 20, POOL = 4 * MIB;
-
-async function codeOf(promise: Promise<unknown>): Promise<string> {
-  try {
-    await promise;
-    return "resolved";
-  } catch (error) {
-    if (error instanceof MoatError) return error.code;
-    throw error;
-  }
-}
 
 async function until<T>(look: () => T | undefined | false): Promise<T> {
   for (let i = 0; i < 1000; i++) {

@@ -1,9 +1,8 @@
 import assert from "node:assert/strict";
-import { readdirSync, readlinkSync } from "node:fs";
 import { before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Channel, connect, listen, type Listener, MoatError, Pool } from "../mod.ts";
-import { helper, QUERY, URING_QUERY } from "../ffi/helper.ts";
+import { helper, URING_QUERY } from "../ffi/helper.ts";
 import { C, libc } from "../ffi/libc.ts";
 import { type HostAddress, parseAddress } from "../lib/address.ts";
 import { resolveData } from "../lib/memory/resolve.ts";
@@ -24,6 +23,8 @@ import {
 import { RING_FROM, type TcpTransport } from "../lib/tcp/transport.ts";
 import { assertBytes, fill, pattern } from "./support/bytes.ts";
 import { Child, other } from "./support/child.ts";
+import { codeOf } from "./support/errors.ts";
+import { leftovers } from "./support/leftovers.ts";
 
 // Both pools have their rings before anybody connects: on this host they are used because they are there.
 
@@ -32,15 +33,6 @@ const KIB = 1 << 10, MIB = 1 << 20, PAGE = 4096;
 RING_FROM.send = 64 * KIB; // whatever this machine is calibrated to
 const skip = helper().moat_uring_probe() < 0 ? "io_uring cannot be had here" : false;
 
-async function codeOf(promise: Promise<unknown>): Promise<string> {
-  try {
-    await promise;
-    return "resolved";
-  } catch (error) {
-    if (error instanceof MoatError) return error.code;
-    throw error;
-  }
-}
 async function until<T>(look: () => T | undefined | false, what: string): Promise<T> {
   for (let i = 0; i < 2000; i++) {
     const found = look();
@@ -52,20 +44,6 @@ async function until<T>(look: () => T | undefined | false, what: string): Promis
 
 const underWay = (pool: Pool): number =>
   helper().moat_uring_query(coreOf(pool).index, URING_QUERY.underWay);
-
-function leftovers(): unknown {
-  const paths = readdirSync("/proc/self/fd").map((fd) => {
-    try {
-      return readlinkSync(`/proc/self/fd/${fd}`);
-    } catch {
-      return ""; // of the listing itself
-    }
-  });
-  return {
-    descriptors: paths.filter((path) => /memfd:|socket:|io_uring/.test(path)).length,
-    operations: helper().moat_query(QUERY.opsLive, 0),
-  };
-}
 
 async function assertClean(pool: Pool): Promise<void> {
   await until(() => underWay(pool) === 0, "the ring is empty");

@@ -16,7 +16,7 @@ export function leftovers(): unknown {
     }
   });
   return {
-    descriptors: descriptors.filter((path) => /memfd:|socket:/.test(path)).length,
+    descriptors: descriptors.filter((path) => /memfd:|socket:|io_uring/.test(path)).length,
     operations: helper().moat_query(QUERY.opsLive, 0),
     mappings: helper().moat_query(QUERY.mapsUsed, 0),
   };
