@@ -190,21 +190,6 @@ static s32 file_next(struct conn *c, s32 me, s32 i) {
   return r;
 }
 
-// A write whose bytes still lie outside the pool gets frames for them, if there are some.
-static int file_unstage(struct conn *c, s32 i) {
-  struct op *o = &G.op[i];
-  if (!(o->flags & OP_STAGED)) return 1;
-  struct pool *p = &G.pool[o->pool];
-  lock(&p->lock);
-  int r = frames_for(p, o, i, o->len);
-  if (r) p->starved = c->bell + 1;
-  unlock(&p->lock);
-  if (r) return 0;
-  o->flags &= (u16)~OP_STAGED;
-  fill_frames(p, o, (const u8 *)o->src);  // a copy only this operation knows: it cannot fault
-  return 1;
-}
-
 // ---- by the worker
 
 static u32 worker_posted, worker_runs, worker_sleeps;
@@ -221,7 +206,7 @@ static int worker_turn(struct conn *c, s32 me) {
   lock(&c->lock);
   s32 i = -1;
   if (c->live && c->kind == CONN_FILE && c->worker) {
-    if (c->sq.head >= 0 && file_unstage(c, c->sq.head))
+    if (c->sq.head >= 0 && !unstage(c, c->sq.head, 0))
       i = pop(&c->sq);
     else
       i = pop(&c->rq);
@@ -281,7 +266,7 @@ static int file_poll(struct conn *c, s32 me) {
     if (c->sq.head >= 0 || c->rq.head >= 0) worker_wake();
     return 0;
   }
-  while (c->sq.head >= 0 && file_unstage(c, c->sq.head) && !file_next(c, me, c->sq.head)) pop(&c->sq);
+  while (c->sq.head >= 0 && !unstage(c, c->sq.head, 0) && !file_next(c, me, c->sq.head)) pop(&c->sq);
   while (c->rq.head >= 0 && !file_next(c, me, c->rq.head)) pop(&c->rq);
   return 0;
 }

@@ -28,9 +28,10 @@ static int budget(s64 more) {
 // budget leaves to the runtime.
 static inline void account(s64 more) { __atomic_add_fetch(&G.maps_used, more, __ATOMIC_RELAXED); }
 
+static const int prot_flags[] = { [RW] = PROT_READ | PROT_WRITE, [RO] = PROT_READ, [CLOSED] = PROT_NONE };
+
 // Changes n pages, all in the same state, to another. 0, or -ENOMEM with nothing changed.
 static int change(struct pool *p, u32 a, u32 n, u8 to, int must) {
-  static const int flags[] = { PROT_READ | PROT_WRITE, PROT_READ, PROT_NONE };
   u8 from = p->state[a];
   s64 before = broken_at(p, a) + broken_at(p, a + n);
   for (u32 i = 0; i < n; i++) p->state[a + i] = to;
@@ -41,11 +42,11 @@ static int change(struct pool *p, u32 a, u32 n, u8 to, int must) {
   else
     r = budget(more);
   if (!r) {
-    r = (int)sys3(NR_mprotect, window_at(p, a), (u64)n << G.page_shift, flags[to]);
+    r = (int)sys3(NR_mprotect, window_at(p, a), (u64)n << G.page_shift, prot_flags[to]);
     if (!r) return 0;
     // Scattered frames are several mappings, and the kernel may have changed some before it refused to split
     // the last. Taking that back splits nothing.
-    sys3(NR_mprotect, window_at(p, a), (u64)n << G.page_shift, flags[from]);
+    sys3(NR_mprotect, window_at(p, a), (u64)n << G.page_shift, prot_flags[from]);
     account(-more);
   }
   for (u32 i = 0; i < n; i++) p->state[a + i] = from;

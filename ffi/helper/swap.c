@@ -11,12 +11,11 @@ static u32 piece(struct pool *p, u32 page, u32 most) {
 
 // Where the kernel cannot move a shared mapping and leave one behind (before 5.13): maps n frames anew.
 static int map_frames(struct pool *p, u32 page, u32 frame, u32 n, u8 state) {
-  static const int flags[] = { PROT_READ | PROT_WRITE, PROT_READ, PROT_NONE };
   u64 bytes = (u64)n << G.page_shift, to = window_at(p, page);
   s64 t = sys5(NR_mremap, frame_at(p, frame), 0, bytes, MREMAP_MAYMOVE, 0);
   if (t < 0 && t > -4096) return (int)t;
   // Closed before it is there: no thread may write to a page in flight in between.
-  if (state != RW) sys3(NR_mprotect, t, bytes, flags[state]);
+  if (state != RW) sys3(NR_mprotect, t, bytes, prot_flags[state]);
   s64 r = sys5(NR_mremap, t, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to);
   if (r == (s64)to) return 0;
   sys2(NR_munmap, t, bytes);
