@@ -14,31 +14,19 @@ import type {
   SendResult,
 } from "./channel_options.ts";
 import { giveHeader, headerBytes } from "./header.ts";
-import type { Operation, PoolCore } from "./memory/core.ts";
+import type { PoolCore } from "./memory/core.ts";
 import { resolveData } from "./memory/resolve.ts";
 import type { Guard } from "./memory/guard.ts";
 import { assertGuard, assertWhole, startOut } from "./memory/outgoing.ts";
 import type { Pool } from "./memory/pool.ts";
 import { Leases } from "./leases.ts";
 import type { Message } from "./message.ts";
+import { type Pending, PendingList, PendingSend } from "./pending.ts";
 import { reactor, type Source } from "./reactor.ts";
 import { ByteChannel } from "./stream/byte_channel.ts";
 import { Bytes } from "./stream/bytes.ts";
 import type { Receiver } from "./stream/carrier.ts";
-import type { Ended, Transport } from "./transport.ts";
-
-interface Pending extends Operation {
-  readonly bytes: number;
-  readonly guard: Exclude<Guard, "auto"> | undefined;
-  /** Keeps staged bytes, and the buffer of a receive into foreign memory. */
-  readonly keep: unknown;
-  resolve(ended: Ended): void;
-  reject(reason: unknown): void;
-  settled: boolean;
-  held: boolean;
-  /** Why the receive was taken back. */
-  cancelled?: { reason: unknown };
-}
+import type { Transport } from "./transport.ts";
 
 const EAGAIN = 11, EPIPE = 32, ECANCELED = 125;
 
@@ -62,7 +50,7 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
   readonly #core: PoolCore;
   readonly #transport: Transport;
   readonly #spin: number;
-  readonly #pending = new Map<number, Pending>();
+  readonly #pending = new PendingList();
   readonly #leases = new Leases();
   readonly #onDestroy: () => void;
   readonly #source: Source = {
@@ -181,19 +169,11 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
       { op, guard } = started;
     const keep = header ? [started.keep, giveHeader(core, op, header)] : started.keep;
     this.#count(guard, length, guard === "copy" ? length : 0);
+    const state = guard === "copy" ? undefined : region?.state;
+    const told = { bytes: length, guard, zeroCopy: guard !== "copy" };
     const result = new Promise<SendResult>((resolve, reject) => {
-      this.#begin(op, {
-        kind: "send",
-        state: guard === "copy" ? undefined : region?.state,
-        stack: core.stack(),
-        bytes: length,
-        guard,
-        keep,
-        resolve: () => resolve({ bytes: length, guard, zeroCopy: guard !== "copy" }),
-        reject,
-        settled: false,
-        held: false,
-      }, options.signal);
+      const pending = new PendingSend(op, state, core.stack(), told, keep, resolve, reject);
+      this.#begin(pending, options.signal);
     });
     if (asked === "move") core.retire(region!.state);
     this.#transport.send(op);
@@ -276,12 +256,10 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
     const op = this.#core.helper.moat_take_new(this.#core.index);
     if (op < 0) throw this.#core.refusal("recv", op);
     return new Promise<T>((resolve, reject) => {
-      this.#post(op, {
-        kind: "recv",
-        state: undefined,
+      this.#post({
+        ...receiving(op, undefined),
         stack: this.#core.stack(),
         bytes: 0,
-        guard: undefined,
         keep: undefined,
         resolve: (ended) =>
           resolve(ended.status === -EPIPE ? receiver.ended() : receiver.arrived(ended.op)),
@@ -289,8 +267,6 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
           receiver.failed();
           reject(reason);
         },
-        settled: false,
-        held: false,
       }, signal);
     });
   }
@@ -318,12 +294,10 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
     if (through) target = resolveData(core, through, "recv").region;
     const op = target!.state.core.in(target!, through ? "none" : guard);
     return new Promise<ReceiveResult | null>((resolve, reject) => {
-      this.#post(op, {
-        kind: "recv",
-        state: target!.state,
+      this.#post({
+        ...receiving(op, target!.state),
         stack: core.stack(),
         bytes: bytes.byteLength,
-        guard: undefined,
         keep: bytes,
         resolve: ({ op, status, got }) => {
           if (status === -EPIPE) resolve(null);
@@ -342,16 +316,13 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
           through?.free();
           reject(reason);
         },
-        settled: false,
-        held: false,
       }, signal);
     });
   }
 
-  #post(op: number, pending: Pending, signal: AbortSignal | undefined): void {
-    this.#begin(op, pending, signal);
-    this.#transport.recv(op, pending.bytes);
-    this.#poll();
+  #post(pending: Pending, signal: AbortSignal | undefined): void {
+    this.#begin(pending, signal);
+    if (this.#transport.recv(pending.op, pending.bytes)) this.#poll();
     reactor().wake(this.#source);
   }
 
@@ -371,32 +342,32 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
   }
 
   #takeBack(reason?: unknown): void {
-    for (const [op, pending] of this.#pending) {
+    for (const pending of this.#pending) {
       if (pending.kind !== "recv") continue;
       if (reason !== undefined) pending.cancelled = { reason };
-      this.#transport.cancel(op);
+      this.#transport.cancel(pending.op);
     }
   }
 
   // ---- operations in flight
 
-  #begin(op: number, pending: Pending, signal: AbortSignal | undefined): void {
-    this.#core.began(op, pending);
-    this.#pending.set(op, pending);
+  #begin(pending: Pending, signal: AbortSignal | undefined): void {
+    this.#core.began(pending.op, pending);
+    this.#pending.add(pending);
     if (this.#referenced) this.#hold(pending);
     if (!signal) return;
     const abort = (): void => {
       if (pending.settled) return;
       if (pending.kind === "send") {
-        this.#settle(pending, () => pending.reject(signal.reason));
+        if (this.#settle(pending)) pending.reject(signal.reason);
         return;
       }
       pending.cancelled = { reason: signal.reason };
-      this.#transport.cancel(op); // unless its message is there already
+      this.#transport.cancel(pending.op); // unless its message is there already
       this.#poll();
     };
     signal.addEventListener("abort", abort, { once: true });
-    const { resolve, reject } = pending;
+    const resolve = pending.resolve.bind(pending), { reject } = pending;
     const done = (): void => signal.removeEventListener("abort", abort);
     pending.resolve = (ended) => (done(), resolve(ended));
     pending.reject = (reason) => (done(), reject(reason));
@@ -407,11 +378,12 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
     reactor().hold(1);
   }
 
-  #settle(pending: Pending, tell: () => void): void {
-    if (pending.settled) return;
+  // True if who waits for it is to be told now.
+  #settle(pending: Pending): boolean {
+    if (pending.settled) return false;
     pending.settled = true;
     if (pending.held) reactor().hold(-1);
-    tell();
+    return true;
   }
 
   // Collects what has ended.
@@ -420,9 +392,9 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
     let any = false;
     for (let ended; (ended = this.#transport.next());) {
       any = true;
-      const pending = this.#pending.get(ended.op);
-      this.#pending.delete(ended.op);
+      const pending = this.#core.operation(ended.op) as Pending | undefined;
       if (pending) {
+        this.#pending.remove(pending);
         const { op, status, got } = ended;
         if (status === 0 || (status === -EPIPE && pending.kind === "recv")) {
           // A message for nobody: its receive was given up just as it came. It must not be lost unseen.
@@ -434,19 +406,19 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
               // It could not be opened, and nobody waits to be told.
             }
           }
-          this.#settle(pending, () => {
+          if (this.#settle(pending)) {
             try {
               pending.resolve(ended);
             } catch (error) { // the message could not be opened
               pending.reject(error);
             }
-          });
+          }
         } else {
           const { kind, bytes, cancelled } = pending;
           const reason = cancelled && status === -ECANCELED
             ? cancelled.reason
             : this.#errorOf(status, kind, bytes, got);
-          this.#settle(pending, () => pending.reject(reason));
+          if (this.#settle(pending)) pending.reject(reason);
         }
       }
       this.#core.ended(ended.op);
@@ -520,8 +492,8 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
     this.#phase = "aborted";
     this.#reason = reason;
     this.#letGo();
-    for (const pending of this.#pending.values()) {
-      this.#settle(pending, () => pending.reject(this.#errorOf(-ECANCELED, pending.kind)));
+    for (const pending of this.#pending) {
+      if (this.#settle(pending)) pending.reject(this.#errorOf(-ECANCELED, pending.kind));
     }
     this.#transport.end(true);
     for (const resolve of this.#drained.splice(0)) resolve();
@@ -563,7 +535,7 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
   /** Lets pending operations keep the process alive. The default. */
   ref(): void {
     this.#referenced = true;
-    for (const pending of this.#pending.values()) {
+    for (const pending of this.#pending) {
       if (!pending.held && !pending.settled) this.#hold(pending);
     }
   }
@@ -571,7 +543,7 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
   /** Lets the process end though operations are pending. */
   unref(): void {
     this.#referenced = false;
-    for (const pending of this.#pending.values()) {
+    for (const pending of this.#pending) {
       if (!pending.held || pending.settled) continue;
       pending.held = false;
       reactor().hold(-1);
@@ -592,6 +564,23 @@ export function makeChannel(
   onDestroy: () => void,
 ): Channel {
   return make(core, transport, spin, onDestroy);
+}
+
+// What all receives begin with.
+function receiving(
+  op: number,
+  state: Pending["state"],
+): Omit<Pending, "stack" | "bytes" | "keep" | "resolve" | "reject"> {
+  return {
+    op,
+    kind: "recv",
+    state,
+    settled: false,
+    held: false,
+    cancelled: undefined,
+    previous: undefined,
+    next: undefined,
+  };
 }
 
 function copied(bytes: number): SendResult {

@@ -72,8 +72,8 @@ export abstract class NativeTransport implements Transport {
     this.core.helper.moat_conn_send(this.conn, op);
   }
 
-  recv(op: number, _bytes: number): void {
-    this.core.helper.moat_conn_recv(this.conn, op);
+  recv(op: number, _bytes: number): boolean {
+    return this.core.helper.moat_conn_recv(this.conn, op) !== 1;
   }
 
   cancel(op: number): void {

@@ -48,8 +48,11 @@ export interface Transport {
   eager(bytes: Uint8Array): number;
   /** Hands over an operation that sends. It ends by itself, in {@linkcode next}. */
   send(op: number): void;
-  /** Hands over an operation that receives into `bytes` bytes, or (0) a message of any size. */
-  recv(op: number, bytes: number): void;
+  /**
+   * Hands over an operation that receives into `bytes` bytes, or (0) a message of any size. True if it may have ended;
+   * false if another thread sees to it.
+   */
+  recv(op: number, bytes: number): boolean;
   /** Takes a receive back; it ends soon, one way or the other. */
   cancel(op: number): void;
   /** Takes a message that is there, or comes within `spin` nanoseconds. 1, 0, or -errno. */

@@ -59,7 +59,7 @@ EXPORT s32 moat_bell_watch(s32 bell, s32 fd, s32 conn) {
   if (fd < 0) return 0;  // a file: its completions come by the ring
   u32 events = EPOLLIN | EPOLLRDHUP;
   if (!c) events |= EPOLLOUT | EPOLLET;
-  if (c && transport_of(c)->event) events |= EPOLLET;
+  if (c && transport_of(c)->event && !transport_of(c)->wakes) events |= EPOLLET;
   if (c && transport_of(c)->oneshot) events = EPOLLONESHOT;
   struct event e = { events, conn < 0 ? (u64)WATCH_PLAIN << 32 : (u64)WATCH_CONN << 32 | (u32)conn };
   return (s32)sys4(NR_epoll_ctl, bells[bell].epoll, 1, fd, &e);
@@ -126,13 +126,20 @@ static int tick(s32 bell) {
   return ring;
 }
 
-// Moves the connections on that a handler could not: it is not the thread that may.
+// Moves the connections on that a handler could not, because it is not the thread that may, and those that
+// JavaScript left to this thread.
 static void move_on(s32 bell) {
   for (u32 i = 0, n = load_acq(&conns_high); i < n; i++) {
     struct conn *c = conn_at((s32)i);
-    if (!c || c->bell != bell || !transport_of(c)->cqe) continue;
+    if (!c || c->bell != bell || !(transport_of(c)->cqe || load_rlx(&c->kicked))) continue;
     lock(&c->lock);
-    if (c->live && c->bell == bell && transport_of(c)->cqe) poll_locked(c, (s32)i);
+    if (c->live && c->bell == bell) {
+      if (transport_of(c)->cqe) poll_locked(c, (s32)i);
+      if (c->kicked) {
+        c->kicked = 0;  // it may be asked again meanwhile
+        transport_of(c)->event(c, (s32)i);
+      }
+    }
     unlock(&c->lock);
   }
 }
@@ -182,13 +189,10 @@ EXPORT void *moat_bell_main(void *arg) {
       // place may be another thread's by now.
       lock(&c->lock);
       if (c->live && c->bell == (s32)(u64)arg) {
-        if (transport_of(c)->event) {
-          c->ready = events[k].events;
-          ring |= transport_of(c)->event(c, (s32)i);
-        } else {
-          drain(b, c);
-          ring = 1;
-        }
+        const struct transport *t = transport_of(c);
+        c->ready = events[k].events;
+        if (t->wakes) drain(b, c);
+        ring |= t->event ? t->event(c, (s32)i) : 1;
       }
       unlock(&c->lock);
     }

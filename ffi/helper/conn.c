@@ -6,6 +6,7 @@ static struct conn *conns[MAX_CONNS];
 static u32 conns_lock, conns_high;
 
 static void uring_reap_all(void);  // uring.c
+static void bell_kick(s32 bell);    // bell.c
 
 static inline struct conn *conn_at(s32 i) {
   struct conn *c = i >= 0 && (u32)i < MAX_CONNS ? load_acq(&conns[i]) : 0;
@@ -256,7 +257,10 @@ static void progress_all(void) {
 
 static int only_self_can(s32 i) {
   struct conn *c = conn_at(i);
-  return c && c->local_tid && c->local_tid == thread_id();
+  if (!c || !c->local_tid || c->local_tid != thread_id() || !trylock(&c->lock)) return 0;
+  int r = !c->carrying;  // else the doorbell's thread can, too
+  unlock(&c->lock);
+  return r;
 }
 // Nanoseconds after which a message that only this thread could still send is not to be hoped for: it may
 // be on the wire.
@@ -315,12 +319,19 @@ EXPORT s32 moat_conn_send(s32 i, s32 op) {
   return 0;
 }
 
+// Copying a large message takes time that the program can use otherwise.
+static int left_to_bell(const struct conn *c, const struct op *o) {
+  u64 least = transport_of(c)->background;
+  return least && o->kind == OP_IN && o->len >= least && c->bell >= 0;
+}
+
 EXPORT s32 moat_take_new(s32 pool) { return pool_of(pool) ? op_new(OP_TAKE, pool) : -E_INVAL; }
 
-// Hands a receive to the transport. It may have ended when this returns.
+// Hands a receive to the transport. It may have ended when this returns; 1 if the doorbell's thread sees to it.
 EXPORT s32 moat_conn_recv(s32 i, s32 op) {
   struct conn *c = conn_at(i);
   if (!c || op < 0 || (u32)op >= G.op_high || G.op[op].state != OP_HELD) return -E_INVAL;
+  s32 left = 0;
   uring_reap(c->pool);
   lock(&c->lock);
   G.op[op].conn = i;
@@ -328,13 +339,18 @@ EXPORT s32 moat_conn_recv(s32 i, s32 op) {
   push(&c->rq, op);
   if (c->state == CONN_BROKEN || c->state == CONN_ABORTED) {
     fail_queue(c, &c->rq, state_error(c->state));
+  } else if (left_to_bell(c, &G.op[op])) {
+    c->kicked = 1;
+    bell_kick(c->bell);
+    left = 1;
   } else {
     poll_locked(c, i);
     // The program may compute until it touches the buffer: the doorbell's thread shall move it on meanwhile.
-    if (transport_of(c)->event && G.op[op].kind == OP_IN && G.op[op].state != OP_DONE) transport_of(c)->arm(c, i);
+    const struct transport *t = transport_of(c);
+    if (t->event && !t->background && G.op[op].kind == OP_IN && G.op[op].state != OP_DONE) t->arm(c, i);
   }
   unlock(&c->lock);
-  return 0;
+  return left;
 }
 
 // Takes a message that is there now, or comes within `spin` ns, if nobody waits for it before. 1, 0 or -errno.
@@ -380,7 +396,7 @@ EXPORT s32 moat_conn_state(s32 i) {
 }
 
 static u32 busy(struct conn *c) {
-  u32 n = c->inflight + load_rlx(&c->in_ring) + (c->sq.head >= 0) + (c->rq.head >= 0) + (c->cq.head >= 0);
+  u32 n = c->inflight + c->carrying + load_rlx(&c->in_ring) + (c->sq.head >= 0) + (c->rq.head >= 0) + (c->cq.head >= 0);
   return transport_of(c)->held ? n + transport_of(c)->held(c) : n;
 }
 // Operations under way: sends queued or unreleased, receives waiting, results not collected.

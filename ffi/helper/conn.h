@@ -20,6 +20,8 @@ struct conn {  // never freed, only used again: a handler may be looking at it
   u32 checks;
   u32 in_ring;          // requests in the pool's ring without their last completion
   u32 ready;            // what epoll said of its descriptor
+  u32 kicked;           // the doorbell's thread shall look at it
+  u32 carrying;         // and is bringing a message into a buffer, without the lock
   u32 asleep;           // JavaScript has gone to sleep, and looks only when the bell rings
   u32 inflight;         // sends that the peer, or the device, has not done with
   struct queue sq, rq, cq;  // to send; waiting for a message; done, for JavaScript
@@ -52,11 +54,12 @@ struct transport {
   void (*remove)(struct conn *c);
   u32 (*held)(struct conn *c);            // what is under way besides what the queues say
   int (*event)(struct conn *c, s32 me);   // its descriptor is ready: moves it on. 1: JavaScript has to look.
-                                          // Without it bytes on the descriptor only wake, and are discarded
   int (*tick)(struct conn *c, s32 me);    // now and then, while JavaScript sleeps
   f64 (*wants)(struct conn *c);           // see moat_conn_wants
   s32 (*land)(struct conn *c, s32 me, s32 op);
   void (*cqe)(struct conn *c, s32 me, u32 tag, s32 res, u32 flags);  // a completion of its ring
+  u64 background;                         // a receive into a buffer of so many bytes is left to the doorbell's thread
+  u32 wakes;                              // the descriptor brings bytes that only wake, and are discarded
   u32 oneshot;                            // the descriptor is watched only when asked for, by bell_ask()
   u64 transit_ns;                         // how long a message may be under way
 };

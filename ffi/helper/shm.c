@@ -38,23 +38,32 @@ static s32 eager_place(const struct conn *c, u32 len, u64 *at) {
   return *at + len - c->eager_freed > EAGER_BYTES ? -E_AGAIN : 0;
 }
 
-// Puts a message's header into the eager ring, and behind it the data if that is a small copy: then the send is
-// done. The data of others stays where it is, aligned to its pages.
-static int send_head(struct conn *c, struct op *o, struct desc *d) {
+// Is a send's data a copy that goes through the eager ring, as it would have gone had it not had to queue?
+static int goes_eager(const struct op *o) {
+  return o->guard == GUARD_COPY && o->len && o->len <= (o->head_len ? EAGER_MAX : EAGER_QUEUED);
+}
+
+// Puts into the eager ring what of a message goes through it: its header, and behind it the data if that is a small
+// copy: then the send is done. The data of others stays where it is, aligned to its pages.
+static int send_eager(struct conn *c, struct op *o, struct desc *d, int small) {
   struct pool *p = &G.pool[o->pool];
-  int small = o->guard == GUARD_COPY && d->len <= EAGER_MAX;
-  u32 len = o->head_len + (small ? (u32)d->len : 0);
+  u32 len = o->head_len + (small ? (u32)o->len : 0);
   u64 at;
   if (eager_place(c, len, &at)) return -E_AGAIN;
-  u32 off = (u32)(at % EAGER_BYTES);
-  memcpy(c->mine->eager + off, head_bytes(p, o), o->head_len);
-  d->head = o->head_len << HEAD_SHIFT | off;
+  u32 off = (u32)(at % EAGER_BYTES), data = off + o->head_len;
+  if (o->head_len) {
+    memcpy(c->mine->eager + off, head_bytes(p, o), o->head_len);
+    d->head = o->head_len << HEAD_SHIFT | off;
+  }
   if (small) {
-    copy_out(p, d, d->len, c->mine->eager + off + o->head_len);
-    *d = (struct desc){ d->id, D_EAGER, d->len, off + o->head_len, 0, { { 0, 0 } }, 0, d->head };
+    if (o->flags & OP_STAGED)
+      memcpy(c->mine->eager + data, (const u8 *)o->src, o->len);  // it never needed a frame
+    else
+      copy_out(p, d, o->len, c->mine->eager + data);
+    *d = (struct desc){ d->id, D_EAGER, o->len, data, 0, { { 0, 0 } }, 0, d->head };
   }
   c->eager_tail = at + len;
-  head_sent(p, o);
+  if (o->head_len) head_sent(p, o);
   return 0;
 }
 
@@ -63,12 +72,13 @@ static int send_queued(struct conn *c) {
   int n = 0;
   while (c->sq.head >= 0 && c->tx_tail - c->tx_seen < RING_SLOTS && c->inflight < RELEASE_SLOTS) {
     struct op *o = &G.op[c->sq.head];
-    if (unstage(c, c->sq.head, 0)) break;
+    int small = goes_eager(o);
+    if (!small && unstage(c, c->sq.head, 0)) break;
     struct desc d = o->d;
-    if (o->head_len && send_head(c, o, &d)) break;
+    if ((small || o->head_len) && send_eager(c, o, &d, small)) break;
     s32 i = pop(&c->sq);
     publish(c, &d);
-    if (d.kind == D_EAGER) {
+    if (small) {
       complete(c, i, 0);
     } else {
       store_rel(&o->state, OP_POSTED);
@@ -182,7 +192,7 @@ static int parking_taken(const struct conn *c, s32 me) {
 // Gives messages to the receives that wait for them, in order. -1 for nonsense from the peer.
 static int receive_posted(struct conn *c) {
   int n = 0;
-  while (c->rq.head >= 0) {
+  while (c->rq.head >= 0 && !c->carrying) {
     s32 i = c->rq.head;
     struct op *o = &G.op[i];
     struct desc d;
@@ -228,6 +238,34 @@ static int receive_posted(struct conn *c) {
     n++;
   }
   return n;
+}
+
+static void cut_off(struct conn *c, s32 me);
+static int is_large(const struct op *o) { return o->kind == OP_IN && o->len >= BACKGROUND; }
+
+// For the doorbell's thread: brings large messages into their buffers without the connection's lock, so that the
+// program can go on sending and receiving meanwhile. Nobody else takes a message until it has its place.
+static void carry(struct conn *c, s32 me) {
+  while (c->rq.head >= 0 && is_large(&G.op[c->rq.head]) && !c->carrying && c->state == CONN_OPEN) {
+    s32 i = c->rq.head;
+    struct op *o = &G.op[i];
+    struct desc d;
+    if (next_desc(c, &d) <= 0 || d.len < BACKGROUND || d.len > o->len) return;  // see receive_posted()
+    if (head_keep(c, i, head_place(c, &d), head_length(&d))) return;
+    o->got = d.len;
+    consumed(c);
+    o->seq = (u32)(c->rx_next - 1);
+    pop(&c->rq);
+    c->carrying = 1;
+    unlock(&c->lock);
+    int r = desc_deliver(c, &d, o);
+    lock(&c->lock);
+    complete(c, i, r ? -E_PROTO : 0);
+    c->carrying = 0;
+    if (r) return cut_off(c, me);
+    release(c, d.id);
+    wake(c, WANT_SPACE | WANT_RELEASE);
+  }
 }
 
 // ---- the state of a connection
@@ -328,7 +366,7 @@ static void shm_flush(struct conn *c) {
 
 static s32 shm_take(struct conn *c, s32 me) {
   struct op *o = &c->taken;
-  s32 r = next_desc(c, &o->d);
+  s32 r = c->carrying ? 0 : next_desc(c, &o->d);
   if (r < 0) {
     cut_off(c, me);
     return -E_PROTO;
@@ -352,6 +390,14 @@ static int shm_arm(struct conn *c, s32 me) {
   store_rlx(&c->mine->want, want);
   fence_full();
   return shm_poll(c, me);
+}
+
+// The doorbell's thread was woken. It sees to large messages, because the program may compute until it touches them;
+// the rest waits for JavaScript.
+static int shm_event(struct conn *c, s32 me) {
+  do carry(c, me);
+  while (c->rq.head >= 0 && is_large(&G.op[c->rq.head]) && shm_arm(c, me));
+  return 1;
 }
 
 static void shm_end(struct conn *c, s32 abort) {

@@ -73,5 +73,6 @@ EXPORT s32 moat_msg_release(s32 ci, u32 id, s32 page, u32 n, u32 runs) {
 
 static const struct transport shm_transport = {
   .poll = shm_poll, .check = shm_check, .eager = shm_eager, .flush = shm_flush, .take = shm_take, .arm = shm_arm,
-  .end = shm_end, .hang_up = shm_hang_up, .collect = shm_collect, .remove = shm_remove,
+  .end = shm_end, .hang_up = shm_hang_up, .collect = shm_collect,
+  .remove = shm_remove, .event = shm_event, .background = BACKGROUND, .wakes = 1,
 };

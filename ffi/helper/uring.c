@@ -3,7 +3,6 @@
 #include "conn.h"
 
 static s32 bell_thread(s32 bell);  // bell.c
-static void bell_kick(s32 bell);
 static s32 bell_watch_ring(s32 bell, s32 fd, s32 pool);
 
 static struct uring urings[MAX_POOLS];

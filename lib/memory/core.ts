@@ -455,6 +455,11 @@ export class PoolCore {
     if (state.core !== this) state.core.#busy++;
   }
 
+  /** The operation of a number, if it is in flight. */
+  operation(op: number): Operation | undefined {
+    return operations[op];
+  }
+
   /** Notes that an operation has ended; its number may be used again after this. */
   ended(op: number): void {
     if (this.onFault) this.drainFaults();

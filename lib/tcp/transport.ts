@@ -111,9 +111,9 @@ export class TcpTransport extends NativeTransport {
     super.send(op);
   }
 
-  override recv(op: number, bytes: number): void {
+  override recv(op: number, bytes: number): boolean {
     if (!this.#began && bytes >= RING_FROM.receive) this.#begin();
-    super.recv(op, bytes);
+    return super.recv(op, bytes);
   }
 
   // The pool's ring pins the pool's memory: it is made when there is something that it may be good for.
