@@ -14,14 +14,19 @@ export interface Lent {
   drop(): void;
 }
 
-const all = new WeakMap<ArrayBufferLike, Lent>();
+// On the memory itself: a WeakMap with an entry for every message costs the garbage collector more than the message.
+const LENT = Symbol("lent");
+
+interface LentMemory {
+  [LENT]?: Lent;
+}
 
 /** Says that a view's memory may be read by devices. */
 export function lend(memory: ArrayBuffer, lent: Lent): void {
-  all.set(memory, lent);
+  (memory as LentMemory)[LENT] = lent;
 }
 
 /** What is known of the memory of a view, if it is lent. */
 export function lentOf(view: Uint8Array): Lent | undefined {
-  return all.get(view.buffer);
+  return (view.buffer as LentMemory)[LENT];
 }
