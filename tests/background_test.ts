@@ -1,0 +1,202 @@
+// Large receives into a buffer over shm:// are brought in by the doorbell's thread, while the program computes or goes
+// on sending and receiving.
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { test } from "node:test";
+import { runtime } from "../ffi/runtime.ts";
+import { coreOf } from "../lib/memory/pool.ts";
+import { type Channel, type Fault, listen, MoatError, Pool, type PoolBuffer } from "../mod.ts";
+import type { Order } from "./programs/sender.ts";
+import { assertBytes, fill, pattern, same } from "./support/bytes.ts";
+import { Child, freshAddress, other } from "./support/child.ts";
+import { pair } from "./support/pair.ts";
+
+const KIB = 1 << 10, MIB = 1 << 20;
+
+interface Ends {
+  pool: Pool;
+  channel: Channel;
+  order(messages: Order["messages"]): void;
+  close(): Promise<void>;
+}
+
+/** A channel to a process that sends what it is told. */
+async function sender(t: { after(fn: () => void): void }, bytes: number): Promise<Ends> {
+  const pool = Pool.create({ bytes }), address = freshAddress();
+  const listener = await listen(address, { pool });
+  const child = new Child(t, "sender", [address], other());
+  const channel = await Promise.race([
+    listener.accept(),
+    child.exit.then(({ stderr }) => Promise.reject(new Error(`the sender ended: ${stderr}`))),
+  ]);
+  await listener.close();
+  return {
+    pool,
+    channel,
+    order: (messages) => void channel.send(Buffer.from(JSON.stringify({ after: 0, messages }))),
+    async close(): Promise<void> {
+      await channel.close();
+      assertNothingHeld(pool);
+      await pool.close();
+    },
+  };
+}
+
+function assertNothingHeld(pool: Pool): void {
+  const { freeFrames, reserveFrames } = pool.stats();
+  assert.equal(freeFrames, reserveFrames, "free frames at the end");
+}
+
+/** A buffer as a device sees it. Nothing has been swapped or written in flight: its frames are where it was made. */
+function frames(pool: Pool, buf: PoolBuffer): Uint8Array {
+  const { device, pageSize } = coreOf(pool);
+  return new Uint8Array(runtime().viewOf(device + buf.page * pageSize, buf.byteLength));
+}
+
+/** Keeps the thread busy: no turn of the event loop, and no access to a buffer. */
+function compute(ms: number): void {
+  for (const until = performance.now() + ms; performance.now() < until;);
+}
+
+test("a message is there when a program that only computed touches its buffer", async (t) => {
+  const { pool, channel, order, close } = await sender(t, 16 * MIB), bytes = 4 * MIB;
+  const bufs = [pool.alloc(bytes), pool.alloc(bytes)];
+  const received: Promise<unknown>[] = [];
+  const faults: Fault[] = [];
+  pool.onFault = (fault): void => void faults.push(fault);
+  for (let round = 0; round < 3; round++) {
+    for (const buf of bufs) received.push(channel.recv(buf));
+    order([{ seed: round, bytes }, { seed: round + 1, bytes }]);
+    // A look at the frames themselves, which are never guarded.
+    const last = frames(pool, bufs[1]!).subarray(bytes - 8),
+      sent = pattern(round + 1, bytes).subarray(bytes - 8);
+    for (let tries = 0; tries < 1000 && !same(last, sent); tries++) compute(10);
+    compute(10);
+    for (const [i, buf] of bufs.entries()) {
+      assertBytes(buf.bytes, pattern(round + i, bytes), `message ${i} of round ${round}`);
+    }
+  }
+  await Promise.all(received);
+  assert.deepEqual(faults.filter(({ access }) => access === "read"), []);
+  await close();
+});
+
+test("messages of all sizes come into large buffers in their order", async (t) => {
+  const { pool, channel, order, close } = await sender(t, 64 * MIB);
+  const sizes = [
+    1,
+    2 * MIB,
+    4 * KIB,
+    300 * KIB,
+    5 * MIB,
+    16,
+    256 * KIB,
+    255 * KIB,
+    3 * MIB,
+    20 * KIB,
+  ];
+  const messages = sizes.map((bytes, seed) => ({ seed, bytes, offset: seed * 7 }));
+  for (let round = 0; round < 4; round++) {
+    const bufs = sizes.map(() => pool.alloc(5 * MIB)), done: number[] = [];
+    const received = bufs.map((buf, i) =>
+      channel.recv(buf).then((result) => {
+        done.push(i);
+        return result?.bytes;
+      })
+    );
+    order(messages);
+    if (round % 2) compute(300);
+    assert.deepEqual(await Promise.all(received), sizes);
+    assert.deepEqual(done, [...sizes.keys()], "the order in which they resolved");
+    for (const [i, buf] of bufs.entries()) {
+      assertBytes(buf.bytes.subarray(0, sizes[i]), pattern(i, sizes[i]!), `message ${i}`);
+      buf.free();
+    }
+  }
+  await close();
+});
+
+test("a receive after the message was sent, both ends in one thread, does not take itself for hopeless", async () => {
+  const pool = Pool.create({ bytes: 32 * MIB });
+  {
+    using ends = await pair(pool);
+    const { here, there } = ends, bytes = 8 * MIB;
+    const from = pool.alloc(bytes), into = pool.alloc(bytes);
+    for (let i = 0; i < 40; i++) {
+      from.bytes.fill(i);
+      const sent = there.send(from, { guard: "cow" }), received = here.recv(into);
+      compute(i % 5 * 0.1); // the touch comes before, while and after it is brought in
+      assert.equal(into.bytes[0], i);
+      assert.equal(into.bytes[bytes - 1], i);
+      await Promise.all([sent, received]);
+    }
+    assert.deepEqual(pool.stats().timeouts, { waited: 0, deadlock: 0 });
+  }
+  await pool.close();
+});
+
+test("a channel is ended while a message is being brought in", async () => {
+  const bytes = 8 * MIB;
+  const ends: ((here: Channel, there: Channel, stop: AbortController) => unknown)[] = [
+    (here) => here.abort(),
+    (_, there) => there.abort(),
+    (here) => here.close(),
+    (_here, _there, stop) => stop.abort(),
+  ];
+  const pool = Pool.create({ bytes: 4 * bytes });
+  const from = pool.alloc(bytes), into = pool.alloc(bytes);
+  from.bytes.fill(7);
+  const seen = new Set<string>();
+  for (let round = 0; round < 10; round++) {
+    for (const [which, end] of ends.entries()) {
+      into.bytes.fill(0);
+      const { here, there } = await pair(pool), stop = new AbortController();
+      const sent = there.send(from, { guard: "cow" }).then(() => "sent", codeOf);
+      const received = here.recv(into, { signal: stop.signal }).then(() => "received", codeOf);
+      compute(round % 5 * 0.05);
+      const ended = end(here, there, stop);
+      // Whatever came of it, the access does not hang, and sees all of the message or none.
+      const outcome = await received;
+      const [first, last] = [into.bytes[0], into.bytes[bytes - 1]];
+      if (outcome === "received") assert.deepEqual([first, last], [7, 7], `end ${which}`);
+      seen.add(outcome);
+      here.abort();
+      there.abort();
+      await Promise.all([sent, ended]);
+    }
+  }
+  for (const outcome of seen) {
+    assert.match(outcome, /^(received|ABORTED|PEER_ABORTED|PEER_LOST|CHANNEL_CLOSED|AbortError)$/);
+  }
+  freeAll(from, into);
+  await pool.close();
+});
+
+test("sends do not wait while a message is being brought in", async () => {
+  const pool = Pool.create({ bytes: 160 * MIB });
+  {
+    using ends = await pair(pool);
+    const { here, there } = ends, bytes = 64 * MIB;
+    const from = pool.alloc(bytes), into = pool.alloc(bytes);
+    fill(from.bytes, 3);
+    const sent = there.send(from, { guard: "cow" }), received = here.recv(into);
+    let before = 0;
+    for (let i = 0; i < 100; i++) {
+      here.send(new Uint8Array(64));
+      compute(0.01);
+      before += Number(pool.stats().bytesReceived === 0);
+    }
+    assert.equal(before, 100, "JavaScript has not looked yet");
+    assertBytes(into.bytes, from.bytes, "the message");
+    await Promise.all([sent, received]);
+  }
+  await pool.close();
+});
+
+function codeOf(error: unknown): string {
+  return error instanceof MoatError ? error.code : (error as Error).name;
+}
+
+function freeAll(...bufs: PoolBuffer[]): void {
+  for (const buf of bufs) buf.free();
+}
