@@ -1,16 +1,11 @@
 import assert from "node:assert/strict";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import process from "node:process";
 import { test } from "node:test";
 import { here } from "./support/child.ts";
-import { command, readme, ROOT, run, testPrograms } from "./support/readme.ts";
+import { command, documents, ROOT, run } from "./support/docs.ts";
 
-testPrograms(
-  "ts",
-  2,
-  (source) => source.replaceAll(/"shm:\/\/([\w-]+)"/g, `"shm://$1-${process.pid}"`), // others may run it just now
-);
+const readme = documents[0]!.text;
 
 for (const name of readdirSync(join(ROOT, "examples")).filter((name) => name.endsWith(".ts"))) {
   const text = readFileSync(join(ROOT, "examples", name), "utf8"), header = text.split("*/")[0]!;
@@ -27,18 +22,12 @@ for (const name of readdirSync(join(ROOT, "examples")).filter((name) => name.end
   }
 }
 
-test("every task that the README names is one of deno.json's, with and without npx", () => {
-  const { tasks } = JSON.parse(readFileSync(join(ROOT, "deno.json"), "utf8"));
-  const named = [...readme.matchAll(/\b(?:deno|npx -y deno@[\d.]+) task (\w+)/g)];
-  assert.ok(named.length >= 4);
-  for (const [text, task] of named) assert.ok(task! in tasks, text);
-});
-
-test("every file that the README links to is there", () => {
-  const links = [...readme.matchAll(/\]\(([^)]+)\)/g)].map((match) => match[1]!);
-  for (const link of links.filter((link) => !/^(https:|#)/.test(link))) {
-    assert.ok(existsSync(join(ROOT, link)), link);
-  }
+test("the set-up takes two commands, with Deno and with Node alone", () => {
+  const setUp = documents[0]!.blocks.filter(({ words }) => words.join() === "sh").slice(0, 2)
+    .map(({ text }) => text.trim().split("\n"));
+  const [own, node] = setUp as [string[], string[]];
+  assert.deepEqual(own, ["deno task demo", "deno task test"]);
+  assert.deepEqual(node, own.map((line) => line.replace("deno", "npx -y deno@2.9.6")));
 });
 
 test("the README names the oldest versions that the library accepts", async () => {

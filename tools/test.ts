@@ -47,6 +47,7 @@ const STATIC_CHECKS: Record<string, string[]> = {
   lint: ["lint"],
   types: ["check"],
   doc: ["doc", "--lint", "mod.ts", "lib/verbs/mod.ts"],
+  docs: ["run", "-A", "tools/build_docs.ts", "--check"],
   publish: ["publish", "--dry-run", "--allow-dirty"],
 };
 const CHECKS: Record<string, string[]> = {

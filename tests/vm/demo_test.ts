@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { here, other } from "../support/child.ts";
-import { command, ROOT, run } from "../support/readme.ts";
+import { command, ROOT, run } from "../support/docs.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "moat-demo-test-"));
 const file = join(directory, "file");
