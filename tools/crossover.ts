@@ -13,7 +13,7 @@ import { parseArgs } from "node:util";
 import { sizeName } from "../bench/stats.ts";
 
 /** What is read of the results. */
-interface Results {
+export interface Results {
   facts: Record<string, string>;
   date: string;
   results: {
@@ -67,7 +67,8 @@ function timeName(us: number): string {
 }
 
 function text(x: number, y: number, words: string, more = ""): string {
-  return `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}"${more}>${words}</text>`;
+  const escaped = words.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+  return `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}"${more}>${escaped}</text>`;
 }
 
 /** Places for labels beside each other: in the order of `wanted`, at least `apart` from one another. */
@@ -129,8 +130,8 @@ function panel(
   return parts.join("\n");
 }
 
-/** The picture. */
-function draw(results: Results, runtime: string): string {
+/** The picture, as SVG. */
+export function draw(results: Results, runtime: string): string {
   const alone = linesOf(results, runtime, "untouched", ["copy", "cow", "none"]);
   const rewritten = linesOf(results, runtime, "rewritten", ["copy", "cow", "wait"]);
   const points = [...alone.values(), ...rewritten.values()].flat();
@@ -173,15 +174,17 @@ ${text(LEFT, HEIGHT - 16, `${name} ${version}; ${machine}; ${date.slice(0, 10)}.
 `;
 }
 
-const { values: { runtime }, positionals: [file] } = parseArgs({
-  args: Deno.args,
-  options: { runtime: { type: "string", default: "deno" } },
-  allowPositionals: true,
-});
-if (file === undefined) {
-  console.error("which results? tools/crossover.ts RESULTS.json");
-  Deno.exit(2);
+if (import.meta.main) {
+  const { values: { runtime }, positionals: [file] } = parseArgs({
+    args: Deno.args,
+    options: { runtime: { type: "string", default: "deno" } },
+    allowPositionals: true,
+  });
+  if (file === undefined) {
+    console.error("which results? tools/crossover.ts RESULTS.json");
+    Deno.exit(2);
+  }
+  const results = JSON.parse(Deno.readTextFileSync(file)) as Results;
+  const target = fileURLToPath(new URL("../docs/images/crossover.svg", import.meta.url));
+  Deno.writeTextFileSync(target, draw(results, runtime));
 }
-const results = JSON.parse(Deno.readTextFileSync(file)) as Results;
-const target = fileURLToPath(new URL("../docs/images/crossover.svg", import.meta.url));
-Deno.writeTextFileSync(target, draw(results, runtime));

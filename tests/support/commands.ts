@@ -118,7 +118,11 @@ const RULES: readonly Rule[] = [
       .filter(({ words }) => words.join(" ") === "sh rdma");
     assert.ok(run.some((block) => linesOf(block).includes(line!)), "a test runs it in the VM");
   }],
-  [/^ulimit -([ln])(?: \w+)?$/, () => {}],
+  [/^ulimit -[ln]$/, ([line]) => {
+    const { status, stdout } = spawnSync("sh", ["-c", line!], { encoding: "utf8" });
+    assert.equal(status, 0);
+    assert.match(stdout, /^(\d+|unlimited)$/m);
+  }],
 ];
 
 /** Checks a command line by the rule of its kind. */
