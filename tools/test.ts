@@ -38,6 +38,7 @@ const PACKAGES = [
   "libc6-dev",
   "libibverbs-dev",
   "librdmacm-dev",
+  "openssl",
   ...(Deno.build.arch === "x86_64" ? ["libc6-dev-arm64-cross", "qemu-user"] : []),
 ];
 
