@@ -47,8 +47,8 @@ const STATIC_CHECKS: Record<string, string[]> = {
   fmt: ["fmt", "--check"],
   lint: ["lint"],
   types: ["check"],
-  doc: ["doc", "--lint", "mod.ts", "lib/verbs/mod.ts"],
   docs: ["run", "-A", "tools/build_docs.ts", "--check"],
+  doc: ["doc", "--lint", "mod.ts", "lib/verbs/mod.ts", "lib/doctor/mod.ts"],
   publish: ["publish", "--dry-run", "--allow-dirty"],
 };
 const CHECKS: Record<string, string[]> = {
