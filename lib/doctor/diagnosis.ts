@@ -60,7 +60,7 @@ export interface Diagnosis {
  * @throws {MoatError} `INVALID_ARGUMENT` for a transport that there is not
  */
 export async function doctor(options: DoctorOptions = {}): Promise<Diagnosis> {
-  const required = checkRequired(options.require ?? ["shm", "tcp"]);
+  const { require = ["shm", "tcp"] } = options, required = checkRequired(require);
   const findings = lookAtRuntime();
   if (blocksAll(findings)) return conclude(findings, required);
   const host = new Host();

@@ -40,8 +40,8 @@ export function lookAtRdma(host: Host): RdmaFindings {
     });
     return { findings: section.findings, place: undefined, missing: lacks[0] ?? "no device" };
   }
-  if (!lookAtKernel(section, host)) lacks.push("no kernel support");
-  else if (!lookAtNodes(section, host)) lacks.push("no permission");
+  if (!lookAtKernel(section, host)) lacks.push("no kernel modules");
+  else if (!lookAtNodes(section, host)) lacks.push("its device nodes");
   let place: Place | undefined;
   if (lacks.length === 0) {
     place = lookAtDevices(section, host, inKernel);

@@ -4,7 +4,7 @@
  * @module
  */
 import { MoatError } from "../../ffi/errors.ts";
-import { cText, LIBC_PATHS, pageSize } from "../../ffi/libc.ts";
+import { cText, libc, LIBC_PATHS, pageSize } from "../../ffi/libc.ts";
 import { architecture, OLDEST, type Runtime, runtime } from "../../ffi/runtime.ts";
 import { type Finding, reason, Section } from "./finding.ts";
 import type { Host } from "./host.ts";
@@ -39,15 +39,26 @@ export function lookAtRuntime(): Finding[] {
   }
   const name = here.name === "deno" ? "Deno" : "Bun";
   section.ok("runtime", "runtime", `${name} ${here.version} (${OLDEST[here.name]} or newer)`);
-  lookAtPermission(section);
+  if (!lookAtPermission(section)) return section.findings;
+  try {
+    libc();
+  } catch (error) {
+    section.missing("libc", "C library", reason(error), { blocks: "everything" });
+  }
   return section.findings;
 }
 
-function lookAtPermission(section: Section): void {
+function lookAtPermission(section: Section): boolean {
   const { Deno } = globalThis as unknown as Permissions;
-  if (!Deno) return section.ok("ffi", "--allow-ffi", "not needed: Bun has no permissions");
+  if (!Deno) {
+    section.ok("ffi", "--allow-ffi", "not needed: Bun has no permissions");
+    return true;
+  }
   const { state, partial } = Deno.permissions.querySync({ name: "ffi" });
-  if (state === "granted" && !partial) return section.ok("ffi", "--allow-ffi", "granted");
+  if (state === "granted" && !partial) {
+    section.ok("ffi", "--allow-ffi", "granted");
+    return true;
+  }
   const detail = partial
     ? "granted for some paths only; nothing else could be looked at"
     : "not granted; nothing else could be looked at";
@@ -55,6 +66,7 @@ function lookAtPermission(section: Section): void {
     mend: "deno run --allow-ffi … (or -A)",
     blocks: "everything",
   });
+  return false;
 }
 
 /** The kernel, the processor, the C library, and what this process is confined by. */

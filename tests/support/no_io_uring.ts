@@ -1,5 +1,5 @@
 /**
- * Forbids io_uring to this thread and all it makes, as a container's seccomp profile does.
+ * Forbids a system call to this thread and all it makes, as a container's seccomp profile does.
  *
  * @module
  */
@@ -19,6 +19,11 @@ const IO_URING_SETUP = 425;
 
 /** From here on io_uring_setup(2) fails with an errno, EPERM by default. */
 export function forbidIoUring(error = 1): void {
+  forbid(IO_URING_SETUP, error);
+}
+
+/** From here on the system call of this number fails with an errno. */
+export function forbid(call: number, error: number): void {
   const program = new DataView(new ArrayBuffer(4 * 8));
   const instruction = (at: number, code: number, yes: number, no: number, k: number): void => {
     program.setUint16(at * 8, code, true);
@@ -27,7 +32,7 @@ export function forbidIoUring(error = 1): void {
     program.setUint32(at * 8 + 4, k, true);
   };
   instruction(0, LOAD, 0, 0, 0); // the number of the system call
-  instruction(1, JUMP_IF_EQUAL, 0, 1, IO_URING_SETUP);
+  instruction(1, JUMP_IF_EQUAL, 0, 1, call);
   instruction(2, RETURN, 0, 0, ERRNO | error);
   instruction(3, RETURN, 0, 0, ALLOW);
   const filter = new DataView(new ArrayBuffer(16));
