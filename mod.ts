@@ -47,7 +47,7 @@ export { type MapOptions, MappedFile } from "./lib/file/mapped.ts";
 export type { OpenOptions } from "./lib/file/open.ts";
 export type { Guard, ReceiveGuard } from "./lib/memory/guard.ts";
 export type { PoolStats } from "./lib/memory/stats.ts";
-export type { Fault, FaultOutcome } from "./lib/memory/faults.ts";
+export type { Fault, FaultOutcome, OperationKind } from "./lib/memory/faults.ts";
 export {
   ERROR_CODES,
   type ErrorCode,

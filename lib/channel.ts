@@ -298,6 +298,7 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
         ...receiving(op, target!.state),
         stack: core.stack(),
         bytes: bytes.byteLength,
+        guard: through ? "none" : guard,
         keep: bytes,
         resolve: ({ op, status, got }) => {
           if (status === -EPIPE) resolve(null);

@@ -32,6 +32,7 @@ export interface Pending extends Operation {
 export class PendingSend implements Pending {
   readonly kind = "send";
   readonly bytes: number;
+  readonly guard: SendResult["guard"];
   settled = false;
   held = false;
   cancelled: undefined;
@@ -43,13 +44,14 @@ export class PendingSend implements Pending {
   constructor(
     readonly op: number,
     readonly state: Operation["state"],
-    readonly stack: string | undefined,
+    readonly stack: Operation["stack"],
     result: SendResult,
     readonly keep: unknown,
     resolve: (result: SendResult) => void,
     readonly reject: (reason: unknown) => void,
   ) {
     this.bytes = result.bytes;
+    this.guard = result.guard;
     this.#result = result;
     this.#resolve = resolve;
   }

@@ -82,8 +82,8 @@ class Reactor {
   #rang(): void {
     this.helper.moat_bell_answer(this.bell);
     for (const pool of this.#pools) {
-      if (pool.closed || !pool.onFault) this.#pools.delete(pool);
-      else pool.drainFaults();
+      if (pool.closed || !pool.faults.on) this.#pools.delete(pool);
+      else pool.tellFaults();
     }
     for (const source of this.#all) this.#awake.add(source);
     this.#lastEvent = performance.now();

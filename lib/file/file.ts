@@ -147,6 +147,7 @@ export class File implements AsyncDisposable {
     if (!zeroCopy) counters.bytesCopiedOut += length;
     const written = this.#operations.start<WriteResult>(op, at, {
       kind: "write",
+      guard,
       state: zeroCopy ? region?.state : undefined,
       stack: core.stack(),
       keep: keep ?? data,
@@ -194,6 +195,7 @@ export class File implements AsyncDisposable {
     const op = target.state.core.in(target, through ? "none" : guard, "read");
     return this.#operations.start<ReadResult>(op, at, {
       kind: "read",
+      guard: through ? "none" : guard,
       state: target.state,
       stack: core.stack(),
       keep: into,

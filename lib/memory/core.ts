@@ -4,17 +4,18 @@
  * @module
  */
 import { GuardTimeoutError, MoatError, systemError } from "../../ffi/errors.ts";
-import { type Helper, helper, QUERY } from "../../ffi/helper.ts";
+import { type Helper, helper } from "../../ffi/helper.ts";
 import { ensureHandler } from "../../ffi/sigsegv.ts";
 import { C, libc, map, pageSize } from "../../ffi/libc.ts";
 import { runtime } from "../../ffi/runtime.ts";
-import { FAULT } from "../../ffi/layout.ts";
 import type { BufferState, Place, PoolBuffer } from "./buffer.ts";
 import { calibrate, type Calibration } from "./calibrate.ts";
-import { type Fault, NO_PAGE, readFault } from "./faults.ts";
+import { FaultLog } from "./fault_log.ts";
+import type { OperationKind } from "./faults.ts";
 import { type Guard, GUARD_NUMBER, type ReceiveGuard } from "./guard.ts";
 import type { Pool } from "./pool.ts";
 import { type Snapshot, Snapshots } from "./snapshot.ts";
+import { Posted } from "./posted.ts";
 import { Ranges } from "./ranges.ts";
 import { rememberMemory, rememberObject, resolveData } from "./resolve.ts";
 import type { MappedFile } from "../file/mapped.ts";
@@ -31,9 +32,12 @@ export interface Region {
 
 /** What an operation on pool pages needs until it ends, and whom to tell. */
 export interface Operation {
-  readonly kind: "send" | "recv" | "write" | "read";
+  readonly kind: OperationKind;
   readonly state: BufferState | undefined;
-  readonly stack: string | undefined;
+  /** The guard it has. */
+  readonly guard?: Exclude<Guard, "auto"> | undefined;
+  /** The call that started it, if the pool traces. */
+  readonly stack: Posted | undefined;
 }
 
 /** What the inside of a mapped file stands on. */
@@ -95,8 +99,8 @@ export class PoolCore {
   readonly versions: Snapshots = new Snapshots(this);
   readonly #collapsed = new Set<number>();
   readonly #collected: FinalizationRegistry<BufferState>;
-  #faultRing: DataView;
-  #faultsSeen = 0;
+  /** What is told of its faults. */
+  readonly faults: FaultLog;
   #left: number[] = [];
   #busy = 0;
   #idle: (() => void)[] = [];
@@ -104,7 +108,6 @@ export class PoolCore {
   readonly #closers = new Set<() => void>();
   /** Somebody outside may still look at the window: keep its addresses reserved after close. */
   keepAddresses = false;
-  onFault: ((fault: Fault) => void) | undefined;
 
   /** @param mapped what it stands on if it is that of a mapped file */
   constructor(pool: Pool, options: CoreOptions, mapped?: Mapped) {
@@ -144,12 +147,13 @@ export class PoolCore {
       throw error;
     }
     this.#ranges = new Ranges(this.pages);
-    this.#faultRing = new DataView(
-      runtime().viewOf(
-        this.helper.moat_query(QUERY.faults, this.index),
-        FAULT.size * FAULT.entries,
-      ),
-    );
+    this.faults = new FaultLog({
+      helper: this.helper,
+      index: this.index,
+      pageSize: this.pageSize,
+      file: this.mapping?.path,
+      running: (op, page) => this.#running(op, page),
+    });
     // A buffer nobody can reach any more comes back by itself.
     this.#collected = new FinalizationRegistry((state) => {
       if (!state.freed) this.retire(state);
@@ -314,7 +318,10 @@ export class PoolCore {
     const page = state.page + first, within = offset - first * this.pageSize;
     for (let tries = 0;; tries++) {
       const op = start(page, pages, within);
-      if (op !== -EBUSY) return op;
+      if (op !== -EBUSY) {
+        if (op >= 0) this.faults.holds(op, page, pages);
+        return op;
+      }
       // A receive is pending on a page: what is to be sent is what it will hold. Reading it waits.
       if (tries === 3) {
         throw new GuardTimeoutError("send of a buffer that is still being received", {
@@ -395,15 +402,17 @@ export class PoolCore {
     if (guard === "wait") ensureHandler(this.helper);
     const first = Math.floor(offset / this.pageSize);
     const pages = Math.max(1, Math.ceil((offset + length) / this.pageSize) - first);
+    const page = state.page + first;
     const op = this.helper.moat_in(
       this.index,
-      state.page + first,
+      page,
       pages,
       offset - first * this.pageSize,
       length,
       GUARD_NUMBER[guard],
     );
     if (op < 0) throw this.refusal(what, op);
+    this.faults.holds(op, page, pages);
     return op;
   }
 
@@ -451,6 +460,7 @@ export class PoolCore {
     this.#busy++;
     const { state } = operation;
     if (!state) return;
+    state.core.faults.began(op, operation);
     state.busy++;
     if (state.core !== this) state.core.#busy++;
   }
@@ -462,9 +472,10 @@ export class PoolCore {
 
   /** Notes that an operation has ended; its number may be used again after this. */
   ended(op: number): void {
-    if (this.onFault) this.drainFaults();
     const operation = operations[op];
     if (!operation) return;
+    operation.state?.core.faults.ended(op, operation.state.page);
+    if (this.faults.on) this.tellFaults();
     operations[op] = undefined;
     this.helper.moat_op_free(op);
     const { state } = operation;
@@ -477,45 +488,24 @@ export class PoolCore {
     if (--this.#busy === 0) { for (const resolve of this.#idle.splice(0)) resolve(); }
   }
 
-  /** The stack of the caller's caller, if the pool traces. */
-  stack(): string | undefined {
-    return this.trace ? new Error().stack?.split("\n").slice(3).join("\n") : undefined;
+  /** The call that starts an operation just now, if the pool traces. */
+  stack(): Posted | undefined {
+    return this.trace ? new Posted() : undefined;
   }
 
   // ---- faults
 
-  /** Tells `onFault` what has happened since the last time. */
-  drainFaults(): void {
+  /** Tells what has happened since the last time. */
+  tellFaults(): void {
     if (this.#closed) return;
-    for (const core of this.mapped) core.drainFaults();
-    const count = this.helper.moat_query(QUERY.faultCount, this.index);
-    if (count === this.#faultsSeen) return;
-    const from = Math.max(this.#faultsSeen, count - FAULT.entries);
-    this.#faultsSeen = count;
-    const tell = this.onFault;
-    if (!tell) return;
-    for (let i = from; i < count; i++) {
-      const record = readFault(this.#faultRing, i);
-      const operation = operations[record.op];
-      const gone = record.start === NO_PAGE;
-      tell({
-        offset: (gone ? record.page : record.page - record.start) * this.pageSize + record.offset,
-        bufferPage: gone || this.mapping ? undefined : record.start,
-        file: this.mapping?.path,
-        access: record.write ? "write" : "read",
-        operation: operation?.kind,
-        stack: operation?.stack,
-        outcome: record.outcome,
-        pages: record.pages,
-        nanoseconds: record.nanoseconds,
-        thread: record.thread,
-      });
-    }
+    this.faults.tell();
+    for (const core of this.mapped) core.tellFaults();
   }
 
-  /** Starts counting faults from here. */
-  skipFaults(): void {
-    this.#faultsSeen = this.helper.moat_query(QUERY.faultCount, this.index);
+  #running(op: number, page: number): Operation | undefined {
+    const { state } = operations[op] ?? {};
+    if (state?.core !== this) return undefined;
+    return state.page <= page && page < state.page + state.pages ? operations[op] : undefined;
   }
 
   // ---- the end
@@ -554,7 +544,7 @@ export class PoolCore {
     for (const fn of this.#closers) fn();
     this.#closers.clear();
     this.versions.close();
-    (this.#faultRing.buffer as ArrayBuffer).transfer(0);
+    this.faults.close();
     for (const core of this.mapped) core.destroy();
     this.#parent?.leave(this);
     if (this.keepAddresses) this.#blank(); // from here on nobody answers the faults of other threads

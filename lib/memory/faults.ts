@@ -18,6 +18,9 @@ export type FaultOutcome =
   /** Only the waiting thread itself could have ended the operation, so it did not wait. */
   | "deadlock";
 
+/** What can hold pages of a buffer. */
+export type OperationKind = "send" | "recv" | "write" | "read" | "snapshot";
+
 /** One fault, as {@linkcode Pool.onFault} is told. */
 export interface Fault {
   /** The byte offset of the access in its buffer, or in the window if the buffer is gone. */
@@ -29,11 +32,15 @@ export interface Fault {
   /** What the program did. */
   access: "read" | "write";
   /**
-   * The operation that held the page: `"send"` or `"recv"` of a channel, `"write"` or `"read"` of a file, or
-   * unknown when it has been collected.
+   * The operation that held the page, or had left it closed to writes: `"send"` or `"recv"` of a channel, `"write"`
+   * or `"read"` of a file, `"snapshot"` for {@linkcode PoolBuffer.snapshot}; unknown for one that began before
+   * {@linkcode Pool.onFault} was set and has ended.
    */
-  operation: "send" | "recv" | "write" | "read" | undefined;
-  /** The stack of the call that started the operation, if the pool was made with `trace: true`. */
+  operation: OperationKind | undefined;
+  /**
+   * The stack of the call that started the operation, from the program's line on, if the pool was made with
+   * `trace: true`.
+   */
   stack: string | undefined;
   /** What came of it. */
   outcome: FaultOutcome;

@@ -12,6 +12,7 @@ import { mapForPool, type MapOptions, type MappedFile } from "../file/mapped.ts"
 import type { OpenOptions } from "../file/open.ts";
 import { makeBuffer, type PoolBuffer } from "./buffer.ts";
 import { PoolCore } from "./core.ts";
+import type { FaultListener } from "./fault_log.ts";
 import type { Fault } from "./faults.ts";
 import { swap } from "./swap.ts";
 import { combine, type PoolStats } from "./stats.ts";
@@ -37,7 +38,10 @@ export interface PoolOptions {
    * guards many times cheaper. True by default; takes effect where the kernel has `MADV_COLLAPSE` (6.1).
    */
   hugePages?: boolean;
-  /** Records the stack of every call that starts an operation, for {@linkcode Pool.onFault}. */
+  /**
+   * Records the stack of every call that starts an operation, for {@linkcode Pool.onFault}. That costs 1 to 4 us a
+   * call. On Bun, a function that ends by returning what the call returned is not on it.
+   */
   trace?: boolean;
 }
 
@@ -150,7 +154,7 @@ export class Pool implements AsyncDisposable {
    */
   map(path: string, options: MapOptions = {}): MappedFile {
     const file = mapForPool(this.#core, path, options);
-    for (const core of this.#onFault ? this.#core.mapped : []) this.#watch(core);
+    for (const core of this.#listeners().length > 0 ? this.#core.mapped : []) this.#watch(core);
     return file;
   }
 
@@ -158,21 +162,31 @@ export class Pool implements AsyncDisposable {
    * Called for every fault on a guarded page, soon after it: how to find the line that waits. Runs on
    * the pool's thread from its event loop, never inside the access itself. At most the last 1024 faults
    * since the previous call are told; {@linkcode stats} counts all.
+   *
+   * There is one listener: setting another replaces it, and `undefined` removes it. An error that it throws is an
+   * uncaught one, and disturbs no operation.
    */
   get onFault(): ((fault: Fault) => void) | undefined {
     return this.#onFault;
   }
   set onFault(listener: ((fault: Fault) => void) | undefined) {
     if (this.#core.closed) return;
-    if (listener && !this.#onFault) this.#core.skipFaults();
+    if (listener !== undefined && typeof listener !== "function") {
+      throw new MoatError("INVALID_ARGUMENT", `onFault = ${describe(listener)}`, {
+        hint: "set it to a function, or to undefined",
+      });
+    }
     this.#onFault = listener;
     for (const core of [this.#core, ...this.#core.mapped]) this.#watch(core);
   }
 
+  #listeners(): FaultListener[] {
+    const fault = this.#onFault;
+    return fault ? [{ fault }] : [];
+  }
+
   #watch(core: PoolCore): void {
-    core.onFault = this.#onFault;
-    const bell = this.#onFault ? faultBell(this.#core) : -1;
-    core.helper.moat_pool_notify(core.index, this.#onFault ? 1 : 0, bell);
+    core.faults.listen(this.#listeners(), this.#onFault ? faultBell(this.#core) : -1);
   }
 
   /**
@@ -183,7 +197,7 @@ export class Pool implements AsyncDisposable {
   stats(): PoolStats {
     const core = this.#core;
     core.assertOpen();
-    core.drainFaults();
+    core.tellFaults();
     return combine(core.native(), core.counters, {
       bytes: this.byteLength,
       bytesAvailable: core.bytesAvailable,
@@ -203,8 +217,8 @@ export class Pool implements AsyncDisposable {
    */
   async close(): Promise<void> {
     await this.#core.idle();
-    this.onFault = undefined;
-    this.#core.destroy();
+    this.#core.destroy(); // which tells the last faults
+    this.#onFault = undefined;
   }
 
   /** The same as {@linkcode close}. */

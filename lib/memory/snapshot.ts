@@ -17,6 +17,8 @@ import { Ranges } from "./ranges.ts";
 interface Version {
   /** The operation that holds its frames. */
   readonly op: number;
+  /** The first page of the buffer it was taken of. */
+  readonly start: number;
   view: View | undefined;
 }
 
@@ -53,7 +55,7 @@ export class Snapshots {
   take(region: Region, bytes: Uint8Array): Snapshot {
     const core = this.#core, op = core.snapshot(region, bytes);
     if (op < 0) throw core.refusal("snapshot", op);
-    const version: Version = { op, view: undefined };
+    const version: Version = { op, start: region.state.page, view: undefined };
     const state: BufferState = {
       core,
       version: op,
@@ -67,6 +69,12 @@ export class Snapshots {
       shared: false,
       auto: new AutoGuard(0, 0),
     };
+    core.faults.began(op, {
+      kind: "snapshot",
+      state: undefined,
+      guard: "cow",
+      stack: core.stack(),
+    });
     const snapshot = make(core, state, version);
     core.adoptSnapshot(snapshot, state);
     this.#live.add(version);
@@ -137,6 +145,7 @@ export class Snapshots {
       helper.moat_view_close(index, view.page, view.pages, view.runs);
       if (view.page >= frames) this.#aliases!.give(view.page - frames, view.pages);
     }
+    this.#core.faults.ended(op, version.start);
     helper.moat_op_done(op, 0);
     helper.moat_op_free(op);
   }
