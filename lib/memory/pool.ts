@@ -16,6 +16,7 @@ import type { FaultListener } from "./fault_log.ts";
 import type { Fault } from "./faults.ts";
 import { swap } from "./swap.ts";
 import { combine, type PoolStats } from "./stats.ts";
+import { type Tracer, tracer } from "./trace.ts";
 
 /** Settings of a {@linkcode Pool}. */
 export interface PoolOptions {
@@ -64,6 +65,7 @@ let access: (pool: Pool) => PoolCore;
  */
 export class Pool implements AsyncDisposable {
   readonly #core: PoolCore;
+  readonly #tracer: Tracer | undefined;
   #onFault: ((fault: Fault) => void) | undefined;
 
   static {
@@ -72,6 +74,7 @@ export class Pool implements AsyncDisposable {
 
   private constructor(options: PoolOptions) {
     const bytes = size("bytes", options.bytes ?? 64 << 20, 1);
+    this.#tracer = tracer();
     this.#core = new PoolCore(this, {
       bytes,
       reserve: size("reserve", options.reserve ?? Math.max(Math.ceil(bytes / 2), 1 << 20), 0),
@@ -79,9 +82,13 @@ export class Pool implements AsyncDisposable {
       copyThreshold: options.copyThreshold === undefined
         ? undefined
         : size("copyThreshold", options.copyThreshold, 0),
-      trace: options.trace ?? false,
+      trace: (options.trace ?? false) || this.#tracer !== undefined,
       hugePages: options.hugePages ?? true,
     });
+    if (this.#tracer) {
+      this.#tracer.add(this.#core);
+      this.#watch(this.#core);
+    }
   }
 
   /**
@@ -164,7 +171,7 @@ export class Pool implements AsyncDisposable {
    * since the previous call are told; {@linkcode stats} counts all.
    *
    * There is one listener: setting another replaces it, and `undefined` removes it. An error that it throws is an
-   * uncaught one, and disturbs no operation.
+   * uncaught one, and disturbs no operation. `deno task trace` of a checkout does the adding up.
    */
   get onFault(): ((fault: Fault) => void) | undefined {
     return this.#onFault;
@@ -182,10 +189,11 @@ export class Pool implements AsyncDisposable {
 
   #listeners(): FaultListener[] {
     const fault = this.#onFault;
-    return fault ? [{ fault }] : [];
+    return [this.#tracer, fault && { fault }].filter((each) => each !== undefined);
   }
 
   #watch(core: PoolCore): void {
+    // A trace has time until an operation begins or ends: ringing for every fault would slow down what it looks at.
     core.faults.listen(this.#listeners(), this.#onFault ? faultBell(this.#core) : -1);
   }
 
