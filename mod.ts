@@ -48,6 +48,7 @@ export type { OpenOptions } from "./lib/file/open.ts";
 export type { Guard, ReceiveGuard } from "./lib/memory/guard.ts";
 export type { PoolStats } from "./lib/memory/stats.ts";
 export type { Fault, FaultOutcome, OperationKind } from "./lib/memory/faults.ts";
+export type { Verify } from "./lib/memory/verify.ts";
 export {
   ERROR_CODES,
   type ErrorCode,

@@ -16,6 +16,7 @@ export const ERROR_CODES = {
   POOL_CLOSED: "The pool has been closed",
   BUFFER_FREED: "The buffer was freed or given away",
   FOREIGN_BUFFER: "The buffer belongs to another pool",
+  BUFFER_MODIFIED: "A buffer sent or written without a guard was written to before the end",
   BUFFER_BUSY: "An operation in flight holds pages of the buffer",
   SNAPSHOT_WRITTEN: "The program wrote to the bytes of a snapshot, which is undone",
   DETACHED_VIEW: "The view's ArrayBuffer is detached",

@@ -55,7 +55,16 @@ export const OP = {
 } as const;
 
 /** `struct desc` of the helper: a message's descriptor on the wire. */
-export const DESC = { size: 64, id: 0, kind: 4, len: 8, off: 16, nruns: 20, runs: 24 } as const;
+export const DESC = {
+  size: 64,
+  id: 0,
+  kind: 4,
+  len: 8,
+  off: 16,
+  nruns: 20,
+  runs: 24,
+  table: 56,
+} as const;
 
 /** Kinds of descriptors. */
 export const DESC_KIND = { eager: 1, pages: 2, table: 3, landed: 4 } as const;

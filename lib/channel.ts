@@ -19,6 +19,7 @@ import { resolveData } from "./memory/resolve.ts";
 import type { Guard } from "./memory/guard.ts";
 import { assertGuard, assertWhole, startOut } from "./memory/outgoing.ts";
 import type { Pool } from "./memory/pool.ts";
+import { assertVerify, sealed } from "./memory/verify.ts";
 import { Leases } from "./leases.ts";
 import type { Message } from "./message.ts";
 import { type Pending, PendingList, PendingSend } from "./pending.ts";
@@ -146,6 +147,7 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
   #send(data: Data, options: SendOptions): Promise<SendResult> {
     const { guard: asked = "auto" } = options;
     assertGuard("send", asked);
+    assertVerify("send", options.verify);
     options.signal?.throwIfAborted();
     this.#assertOpen("send");
     const core = this.#core;
@@ -173,6 +175,7 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
     const told = { bytes: length, guard, zeroCopy: guard !== "copy" };
     const result = new Promise<SendResult>((resolve, reject) => {
       const pending = new PendingSend(op, state, core.stack(), told, keep, resolve, reject);
+      pending.seal = sealed(core, started, region, options.verify, "send");
       this.#begin(pending, options.signal);
     });
     if (asked === "move") core.retire(region!.state);

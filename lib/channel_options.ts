@@ -7,6 +7,7 @@ import type { PoolBuffer } from "./memory/buffer.ts";
 import type { Guard, ReceiveGuard } from "./memory/guard.ts";
 import type { MappedFile } from "./file/mapped.ts";
 import type { Snapshot } from "./memory/snapshot.ts";
+import type { Verify } from "./memory/verify.ts";
 
 /** What can be sent, and received into: pool memory without copying, other memory by copying. */
 export type Data = PoolBuffer | Snapshot | MappedFile | ArrayBufferView | ArrayBuffer;
@@ -21,6 +22,16 @@ export interface SendOptions {
    * bytes of the message.
    */
   header?: ArrayBufferView;
+  /**
+   * `"checksum"`: sums up the pages of a send with the guard `"none"` when it begins and when it ends. If they have
+   * changed in between, the promise is rejected with `BUFFER_MODIFIED`: the message has been sent, but nobody
+   * knows which of the two the peer got. The pool's setting by default; with other guards, and for copied data, it
+   * does nothing, because there the question cannot arise.
+   *
+   * It is for looking for bugs: it reads all the data twice, at 5 to 9 GB/s (measured on an EPYC in a virtual machine). What it cannot see is a write that was undone before
+   * the end, and a program that reads a buffer too early which is being received with the guard `"none"`.
+   */
+  verify?: Verify;
   /** Stops the waiting, not the send: the guard stays until the device is done. */
   signal?: AbortSignal;
 }

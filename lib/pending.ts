@@ -36,6 +36,8 @@ export class PendingSend implements Pending {
   settled = false;
   held = false;
   cancelled: undefined;
+  /** Says whether somebody wrote to what was sent. */
+  seal: { check(): void } | undefined;
   previous: Pending | undefined;
   next: Pending | undefined;
   readonly #result: SendResult;
@@ -57,6 +59,7 @@ export class PendingSend implements Pending {
   }
 
   resolve(): void {
+    this.seal?.check();
     this.#resolve(this.#result);
   }
 }

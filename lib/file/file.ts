@@ -11,12 +11,18 @@ import type { PoolCore, Region } from "../memory/core.ts";
 import { resolveData } from "../memory/resolve.ts";
 import type { Guard, ReceiveGuard } from "../memory/guard.ts";
 import { assertGuard, assertWhole, startOut } from "../memory/outgoing.ts";
+import { assertVerify, sealed, type Verify } from "../memory/verify.ts";
 import { fileError, type OpenFile, openFile, type OpenOptions, sizeOf, statOf } from "./open.ts";
 
 /** Settings of {@linkcode File.write}. */
 export interface WriteOptions {
   /** What a write to the data does while it is in flight. `"auto"` by default. */
   guard?: Guard;
+  /**
+   * `"checksum"`: rejects with `BUFFER_MODIFIED` if the data changed while it was being written with the guard
+   * `"none"`, as `verify` does for a send. The pool's setting by default.
+   */
+  verify?: Verify;
   /** Stops the waiting, not the writing: the guard stays until the disk is done. */
   signal?: AbortSignal;
 }
@@ -130,9 +136,10 @@ export class File implements AsyncDisposable {
   #write(
     data: Data,
     at: number,
-    { guard: asked = "auto", signal }: WriteOptions,
+    { guard: asked = "auto", signal, verify }: WriteOptions,
   ): Promise<WriteResult> {
     assertGuard("write", asked);
+    assertVerify("write", verify);
     this.#assert("write", at, signal);
     const core = this.#core, resolved = resolveData(core, data, "write", true);
     const { region, bytes } = resolved, length = bytes.byteLength;
@@ -145,6 +152,7 @@ export class File implements AsyncDisposable {
     const { counters } = core, zeroCopy = guard !== "copy";
     counters.sends[guard]++;
     if (!zeroCopy) counters.bytesCopiedOut += length;
+    const seal = sealed(core, started, region, verify, "write");
     const written = this.#operations.start<WriteResult>(op, at, {
       kind: "write",
       guard,
@@ -155,6 +163,7 @@ export class File implements AsyncDisposable {
         done?.();
         this.#check("write to", how, length, zeroCopy ? region : undefined);
         counters.bytesWritten += how.bytes;
+        seal?.check();
         return { bytes: how.bytes, guard, zeroCopy, direct: how.direct };
       },
     }, signal);

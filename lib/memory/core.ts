@@ -22,6 +22,7 @@ import type { MappedFile } from "../file/mapped.ts";
 import type { Mapping } from "./mapping.ts";
 import { newMemory, type PoolMemory } from "./memory.ts";
 import { addNative, Counters, readNative } from "./stats.ts";
+import type { Verify } from "./verify.ts";
 
 /** A part of a buffer. */
 export interface Region {
@@ -54,6 +55,7 @@ export interface CoreOptions {
   guardTimeout: number;
   copyThreshold: number | undefined;
   trace: boolean;
+  verify?: Verify | undefined;
   hugePages: boolean;
 }
 
@@ -90,6 +92,7 @@ export class PoolCore {
   /** Whether huge pages may be made; false once the kernel has refused. */
   hugePages: boolean;
   readonly trace: boolean;
+  readonly verify: Verify | undefined;
   readonly copyThreshold: number;
   readonly #fixedThreshold: boolean;
   readonly #calibration: Calibration;
@@ -117,6 +120,7 @@ export class PoolCore {
     this.pages = Math.ceil(options.bytes / this.pageSize);
     this.frames = this.pages + Math.ceil(options.reserve / this.pageSize);
     this.trace = options.trace;
+    this.verify = options.verify;
     this.counters = mapped?.parent.counters ?? new Counters();
     this.#guardTimeout = options.guardTimeout;
     this.hugePages = options.hugePages && this.pageSize === 4096;
@@ -172,6 +176,7 @@ export class PoolCore {
       guardTimeout: parent.#guardTimeout,
       copyThreshold: parent.#fixedThreshold ? parent.copyThreshold : undefined,
       trace: parent.trace,
+      verify: parent.verify,
       hugePages: false,
     }, { parent, mapping, memory });
     mapping.index = core.index;

@@ -17,6 +17,7 @@ import type { Fault } from "./faults.ts";
 import { swap } from "./swap.ts";
 import { combine, type PoolStats } from "./stats.ts";
 import { type Tracer, tracer } from "./trace.ts";
+import { assertVerify, type Verify } from "./verify.ts";
 
 /** Settings of a {@linkcode Pool}. */
 export interface PoolOptions {
@@ -44,6 +45,11 @@ export interface PoolOptions {
    * call. On Bun, a function that ends by returning what the call returned is not on it.
    */
   trace?: boolean;
+  /**
+   * Finds writes to what is sent, or written to a file, with the guard `"none"` after they happened: see
+   * {@linkcode SendOptions.verify}.
+   */
+  verify?: Verify;
 }
 
 let access: (pool: Pool) => PoolCore;
@@ -74,6 +80,7 @@ export class Pool implements AsyncDisposable {
 
   private constructor(options: PoolOptions) {
     const bytes = size("bytes", options.bytes ?? 64 << 20, 1);
+    assertVerify("Pool.create", options.verify);
     this.#tracer = tracer();
     this.#core = new PoolCore(this, {
       bytes,
@@ -83,6 +90,7 @@ export class Pool implements AsyncDisposable {
         ? undefined
         : size("copyThreshold", options.copyThreshold, 0),
       trace: (options.trace ?? false) || this.#tracer !== undefined,
+      verify: options.verify,
       hugePages: options.hugePages ?? true,
     });
     if (this.#tracer) {

@@ -8,11 +8,12 @@
 import { errno, libc, LIBC_PATHS, openFirst } from "../../ffi/libc.ts";
 import { systemError } from "../../ffi/errors.ts";
 import { helper } from "../../ffi/helper.ts";
-import { DESC, DESC_KIND, OP } from "../../ffi/layout.ts";
+import { DESC, OP } from "../../ffi/layout.ts";
 import { type Functions, runtime, type Symbols } from "../../ffi/runtime.ts";
 import type { PoolCore, Region } from "../../lib/memory/core.ts";
 import { resolveData } from "../../lib/memory/resolve.ts";
 import type { Guard } from "../../lib/memory/guard.ts";
+import { runsOf } from "../../lib/memory/runs.ts";
 import { coreOf, type Pool } from "../../lib/memory/pool.ts";
 import type { PoolBuffer } from "../../lib/memory/buffer.ts";
 import type { Snapshot } from "../../lib/memory/snapshot.ts";
@@ -131,34 +132,16 @@ export function drain(transfer: Transfer): Uint8Array<ArrayBuffer> {
 
 /** The memory an operation's list of runs describes. */
 export function segmentsOf(core: PoolCore, op: number): Segment[] {
-  const desc = new DataView(
-    runtime().viewOf(core.helper.moat_op_address(op) + OP.desc, DESC.size),
-  );
-  const runs = desc.getUint32(DESC.nruns, true), segments: Segment[] = [];
-  let skip = desc.getUint32(DESC.off, true), left = Number(desc.getBigUint64(DESC.len, true));
-  const add = (frame: number, count: number): void => {
+  const desc = runtime().viewOf(core.helper.moat_op_address(op) + OP.desc, DESC.size);
+  let skip = new DataView(desc).getUint32(DESC.off, true);
+  let left = Number(new DataView(desc).getBigUint64(DESC.len, true));
+  return runsOf(core, op).map(({ frame, count }) => {
     const bytes = Math.min(count * core.pageSize - skip, left);
-    segments.push({ address: core.device + frame * core.pageSize + skip, bytes });
+    const segment = { address: core.device + frame * core.pageSize + skip, bytes };
     left -= bytes;
     skip = 0;
-  };
-  if (desc.getUint32(DESC.kind, true) !== DESC_KIND.table) {
-    for (let i = 0; i < runs; i++) {
-      const at = DESC.runs + i * 8;
-      add(desc.getUint32(at, true), desc.getUint32(at + 4, true));
-    }
-    return segments;
-  }
-  const last = core.pageSize / 8 - 1; // the entry that links to the next frame of the list
-  const frameOf = (frame: number): DataView =>
-    new DataView(runtime().viewOf(core.device + frame * core.pageSize, core.pageSize));
-  let table = frameOf(desc.getUint32(DESC.runs + 32, true));
-  for (let i = 0; i < runs; i++) {
-    if (i > 0 && i % last === 0) table = frameOf(table.getUint32(last * 8, true));
-    const at = i % last * 8;
-    add(table.getUint32(at, true), table.getUint32(at + 4, true));
-  }
-  return segments;
+    return segment;
+  });
 }
 
 function pipe(): { from: number; to: number } {
