@@ -69,6 +69,13 @@ const ADVICE = {
     when: "When a channel or file of one pool is handed a buffer of another.",
     then: "Give `listen()`, `connect()` and `open()` the pool whose buffers you will send.",
   },
+  BUFFER_MODIFIED: {
+    when:
+      'With `verify: "checksum"`: somebody wrote to data that was being sent, or written to a file, with the ' +
+      'guard `"none"`. The message names the first changed bytes; `error.cause` has the line that started the ' +
+      "operation. The other side may have got the changed bytes.",
+    then: 'Await the operation before the write, or use `"cow"` or `"wait"`.',
+  },
   BUFFER_BUSY: {
     when:
       '`swap()` while a receive, or a send with `"wait"` or `"none"`, holds one of the pages: these are ' +
