@@ -6,7 +6,12 @@ import * as arm from "../ffi/helper/aarch64.ts";
 import * as x86 from "../ffi/helper/x86_64.ts";
 import { MoatError } from "../ffi/errors.ts";
 import { architecture } from "../ffi/runtime.ts";
+import { lookAtPorts } from "../lib/doctor/devices.ts";
+import { Section } from "../lib/doctor/finding.ts";
+import { Host } from "../lib/doctor/host.ts";
 import { type Diagnosis, doctor, type Finding } from "../lib/doctor/mod.ts";
+import type { DeviceAttributes, PortAttributes } from "../lib/verbs/attributes.ts";
+import type { GidEntry } from "../lib/verbs/gid.ts";
 import { here } from "./support/child.ts";
 import {
   diagnose,
@@ -312,4 +317,41 @@ test("somebody else's SIGSEGV action is seen, and ours is back after a pool was 
   assert.equal(find(first, "sigsegv").state, "ok");
   assert.equal(find(second!, "sigsegv").state, "limited");
   assert.equal(find(second!, "trial-shm").state, "ok");
+});
+
+test("what is said of a port's state and of its GID", () => {
+  const look = (linkLayer: string, state: string, gid?: Partial<GidEntry>): unknown => {
+    const section = new Section("RDMA");
+    const [place] = lookAtPorts(section, new Host(), {
+      deviceName: "nothing0",
+      queryDevice: () => ({ physPortCnt: 1 }) as DeviceAttributes,
+      queryPort: () => ({ linkLayer, state, activeMtu: 4096 }) as PortAttributes,
+      preferredGid: () => gid && { index: 3, netdev: "eth3", gid: "GID", ...gid } as GidEntry,
+    });
+    const { state: found, mend = "" } = section.findings.at(-1)!;
+    return [found, mend.replace(/^(sudo|on the host:) /, ""), place?.host];
+  };
+  const v4 = Uint8Array.from([...Array(10).fill(0), 255, 255, 10, 9, 0, 1]);
+  const v6 = Uint8Array.from([0xfd, ...Array(14).fill(0), 1]);
+  const local = Uint8Array.from([0xfe, 0x80, ...Array(13).fill(0), 1]);
+  const type = "RoCE v2", add = "ip addr add ADDRESS/24 dev";
+  assert.deepEqual(look("ETHERNET", "DOWN"), [
+    "missing",
+    "ip link set INTERFACE up",
+    undefined,
+  ]);
+  assert.match(String(look("INFINIBAND", "INIT")), /opensm/);
+  assert.deepEqual(look("ETHERNET", "ACTIVE", { bytes: v4, type }), ["ok", "", "10.9.0.1"]);
+  assert.deepEqual(look("ETHERNET", "ACTIVE", { bytes: v6, type }), ["ok", "", "[GID]"]);
+  assert.deepEqual(look("ETHERNET", "ACTIVE", { bytes: local, type }), [
+    "limited",
+    `${add} eth3`,
+    undefined,
+  ]);
+  assert.deepEqual(look("ETHERNET", "ACTIVE"), ["missing", `${add} INTERFACE`, undefined]);
+  assert.deepEqual(look("INFINIBAND", "ACTIVE", { bytes: local, type: "IB" }), [
+    "ok",
+    "",
+    undefined,
+  ]);
 });

@@ -17,6 +17,8 @@ export interface Place {
   readonly name: string;
   /** The IP address of the GID, as in an address; `undefined` where the GID is none. */
   readonly host: string | undefined;
+  /** `ETHERNET`, `INFINIBAND`, … */
+  readonly linkLayer: string;
 }
 
 /**
@@ -56,7 +58,11 @@ export function lookAtDevices(
   return places.find((place) => place.host !== undefined) ?? places[0];
 }
 
-function lookAtPorts(section: Section, host: Host, context: Context): Place[] {
+/** What a port needs of an open device. */
+export type Ports = Pick<Context, "deviceName" | "queryDevice" | "queryPort" | "preferredGid">;
+
+/** Looks at the ports of one device. Returns those that are active. */
+export function lookAtPorts(section: Section, host: Host, context: Ports): Place[] {
   const { deviceName: device } = context, places: Place[] = [];
   const { physPortCnt } = context.queryDevice();
   for (let port = 1; port <= physPortCnt; port++) {
@@ -73,7 +79,7 @@ function lookAtPorts(section: Section, host: Host, context: Context): Place[] {
       continue;
     }
     section.ok(id, name, `ACTIVE, ${layer}, MTU ${activeMtu}`);
-    places.push({ name, host: lookAtGid(section, host, context, port, linkLayer) });
+    places.push({ name, linkLayer, host: lookAtGid(section, host, context, port, linkLayer) });
   }
   return places;
 }
@@ -104,7 +110,7 @@ function interfaceOf(device: string, port: number): string {
 function lookAtGid(
   section: Section,
   host: Host,
-  context: Context,
+  context: Ports,
   port: number,
   linkLayer: string,
 ): string | undefined {

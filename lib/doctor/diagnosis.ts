@@ -132,8 +132,11 @@ async function tryRdma(section: Section, { place, missing }: RdmaFindings): Prom
   if (place.host !== undefined) {
     return await tryTransport(section, "rdma", `rdma://${place.host}:0`, place.name);
   }
-  section.limited("trial-rdma", "rdma://", `not tried: ${place.name} has no GID of an IP address`, {
-    mend: "give its interface an address: rdma:// addresses are IP addresses",
-  });
+  const detail = `not tried: ${place.name} has no GID of an IP address`;
+  if (place.linkLayer === "ETHERNET") {
+    section.missing("trial-rdma", "rdma://", detail, { blocks: "rdma" });
+    return { works: false, detail: "no IP address" };
+  }
+  section.limited("trial-rdma", "rdma://", detail);
   return { works: true, detail: `${place.name}, not tried` };
 }
