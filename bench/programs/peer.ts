@@ -10,7 +10,7 @@
  */
 import { Buffer } from "node:buffer";
 import process from "node:process";
-import { type Channel, listen, type Message, Pool } from "../mod.ts";
+import { type Channel, listen, type Message, Pool } from "../../mod.ts";
 
 /** What a peer does with messages. */
 export interface PeerMode {
@@ -20,6 +20,10 @@ export interface PeerMode {
   read?: boolean;
   /** Each message is sent back. */
   echo?: boolean;
+  /** For each message one of so many bytes is sent, from one buffer. */
+  serve?: number;
+  /** Messages of so many bytes are sent until the channel is closed. */
+  flood?: number;
 }
 
 /** How {@linkcode readAll} reads, to be printed with the results. */
@@ -52,12 +56,41 @@ export function readAll(bytes: Uint8Array): void {
   if (!right) throw new Error(`a message of ${bytes.length} bytes holds more than one value`);
 }
 
+async function answer(channel: Channel, bytes: number): Promise<void> {
+  using buffer = channel.pool.alloc(bytes);
+  buffer.bytes.fill(1);
+  for await (const request of channel) {
+    request.release();
+    await channel.send(buffer, { guard: "none" });
+  }
+  await channel.close();
+}
+
+// The window is small, because what is measured is the other side.
+async function flood(channel: Channel, bytes: number): Promise<void> {
+  const WINDOW = 256, sent: Promise<unknown>[] = [];
+  const buffer = channel.pool.alloc(bytes);
+  buffer.bytes.fill(1);
+  try {
+    for (let i = 0;; i++) {
+      await sent[i % WINDOW];
+      sent[i % WINDOW] = channel.send(buffer);
+    }
+  } catch {
+    await Promise.allSettled(sent); // the other side has closed: that is the end
+  } finally {
+    channel.abort();
+    buffer.free();
+  }
+}
+
 async function serve(channel: Channel): Promise<void> {
   using first = await channel.recv();
   if (first === null) return;
-  const { hold = 0, read = false, echo = false }: PeerMode = JSON.parse(
-    new TextDecoder().decode(first.bytes),
-  );
+  const mode: PeerMode = JSON.parse(new TextDecoder().decode(first.bytes));
+  const { hold = 0, read = false, echo = false } = mode;
+  if (mode.serve) return await answer(channel, mode.serve);
+  if (mode.flood) return await flood(channel, mode.flood);
   const held: Message[] = [];
   for (let message; (message = await channel.recv()) !== null;) {
     if (echo) {

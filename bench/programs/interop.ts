@@ -10,7 +10,7 @@
  */
 import { closeSync, ftruncateSync, openSync, readSync, writeSync } from "node:fs";
 import process from "node:process";
-import { type Channel, connect, listen, Pool, type PoolBuffer } from "../mod.ts";
+import { type Channel, connect, listen, Pool, type PoolBuffer } from "../../mod.ts";
 
 /** What is to be done. */
 export interface InteropPlan {

@@ -6,7 +6,7 @@
  * @module
  */
 import process from "node:process";
-import { type Channel, connect, type Guard, Pool, type PoolBuffer } from "../mod.ts";
+import { type Channel, connect, type Guard, Pool, type PoolBuffer } from "../../mod.ts";
 import type { PeerMode } from "./peer.ts";
 
 /** What is to be measured. */
