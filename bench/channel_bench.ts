@@ -1,48 +1,68 @@
 /**
- * What a small message costs both ends together: `deno bench -A bench/channel_bench.ts`.
+ * What a message costs both ends together, by transport and size, beside the runtimes' own sockets:
+ * `deno bench -A bench/channel_bench.ts`, `bun bench/channel_bench.ts`.
  *
- * Both channels are in this process, so there is no waiting: what is measured is the work, in TypeScript
- * and in the helper. `deno task bench` measures between processes.
+ * Both ends are in this process; `deno task bench` measures between processes. With MOAT_RDMA_ADDRESS, the address of a
+ * device, rdma:// is measured too.
  *
  * @module
  */
-import process from "node:process";
 import { connect, listen, Pool } from "../mod.ts";
 import { sizeName } from "./stats.ts";
+import { group, run } from "./support/bench.ts";
+import { nodeSockets, ownSockets, type PlainSocket, type PlainSockets } from "./support/plain.ts";
+import { addresses } from "./support/addresses.ts";
 
-const address = `shm://channel-bench-${process.pid}`;
-const pool = Pool.create({ bytes: 16 << 20 });
-const listener = await listen(address, { pool });
-const [client, server] = await Promise.all([connect(address, { pool }), listener.accept()]);
+const pool = Pool.create({ bytes: 64 << 20 });
+const SIZES = [8, 4 << 10, 64 << 10, 1 << 20];
 
-for (const bytes of [8, 256, 4 << 10, 16 << 10]) {
-  const data = new Uint8Array(bytes).fill(1), name = sizeName(bytes);
-  const group = `send and receive, ${name}`;
-
-  Deno.bench({ name: `a message, ${name}`, group, baseline: true }, async () => {
-    client.send(data);
-    (await server.recv())!.release();
+async function socketPair(
+  sockets: PlainSockets,
+  kind: "tcp" | "unix",
+): Promise<[PlainSocket, PlainSocket]> {
+  const { promise, resolve } = Promise.withResolvers<PlainSocket>();
+  const where = await sockets.listen(kind, (socket) => {
+    resolve(socket);
+    return Promise.resolve();
   });
-
-  const into = pool.alloc(bytes);
-  Deno.bench({ name: `a message into a buffer, ${name}`, group }, async () => {
-    client.send(data);
-    await server.recv(into);
-  });
+  const client = await sockets.connect(where);
+  return [client, await promise];
 }
 
-for (const bytes of [64 << 10, 1 << 20]) {
-  const buffer = pool.alloc(bytes), name = sizeName(bytes);
-  buffer.bytes.fill(1);
-  for (const guard of ["none", "cow", "copy"] as const) {
-    Deno.bench({
-      name: `${guard}, ${name}`,
-      group: `send, receive and release, untouched, ${name}`,
-      baseline: guard === "none",
-    }, async () => {
-      const sent = client.send(buffer, { guard });
+for (const { transport, address } of addresses("channel")) {
+  const listener = await listen(address, { pool });
+  const [client, server] = await Promise.all([
+    connect(listener.address, { pool }),
+    listener.accept(),
+  ]);
+  const kind = transport === "shm" ? "unix" : "tcp";
+  const plain = transport === "rdma"
+    ? []
+    : await Promise.all([ownSockets, nodeSockets].map(async (sockets) => {
+      return { name: sockets.name, pair: await socketPair(sockets, kind) };
+    }));
+
+  for (const bytes of SIZES) {
+    const name = sizeName(bytes), { bench } = group(`${transport}://, ${name}`);
+    const data = new Uint8Array(bytes).fill(1), into = new Uint8Array(bytes);
+    for (const { name: sockets, pair: [from, to] } of plain) {
+      bench(`${sockets}, ${kind}`, async () => {
+        await Promise.all([from.write(data), to.read(into)]);
+      });
+    }
+    const buffer = pool.alloc(bytes), target = pool.alloc(bytes);
+    buffer.bytes.fill(1);
+    bench("moat", async () => {
+      const sent = client.send(buffer);
       (await server.recv())!.release();
       await sent;
     });
+    bench("moat, into a buffer", async () => {
+      const received = server.recv(target);
+      await client.send(buffer);
+      await received;
+    });
   }
 }
+
+await run();

@@ -1,95 +1,70 @@
 /**
- * What single steps of the pool cost: `deno bench -A bench/guard_bench.ts`.
+ * What guards cost by size, in one process: `deno bench -A bench/guard_bench.ts`, `bun bench/guard_bench.ts`.
  *
- * The device is this program itself: it takes an operation's pages and gives them back at once, so that
- * nothing but the guard is measured. That needs the inside of the pool; a transport does the same.
+ * Both ends of a channel are here, so there is no waiting: what is measured is the work of both. `deno task bench`
+ * measures between processes.
  *
  * @module
  */
-import { Pool, type PoolBuffer } from "../mod.ts";
-import { resolveData } from "../lib/memory/resolve.ts";
-import { coreOf } from "../lib/memory/pool.ts";
+import process from "node:process";
+import { connect, type Guard, listen, Pool } from "../mod.ts";
 import { sizeName } from "./stats.ts";
+import { group, run } from "./support/bench.ts";
 
-type Armed = "none" | "cow" | "wait";
+const address = `shm://guard-bench-${process.pid}`;
+const pool = Pool.create({ bytes: 128 << 20, reserve: 64 << 20 });
+const listener = await listen(address, { pool });
+const [client, server] = await Promise.all([connect(address, { pool }), listener.accept()]);
 
-const pool = Pool.create({ bytes: 64 << 20, reserve: 64 << 20 });
-const core = coreOf(pool), helper = core.helper;
-
-/** Starts a send; the guard is up when it returns. */
-function post(buffer: PoolBuffer, guard: Armed): number {
-  const { region, bytes } = resolveData(core, buffer, "send");
-  const op = core.out(region!, bytes, guard);
-  if (op < 0) throw new Error(`the guard is refused: ${op}`);
-  return op;
-}
-
-/** The device is done with it. The pages stay closed until somebody writes to them. */
-function done(op: number): void {
-  helper.moat_op_done(op, 0);
-  helper.moat_op_free(op);
-}
-
-function filled(bytes: number): PoolBuffer {
-  const buffer = pool.alloc(bytes);
-  buffer.bytes.fill(1);
-  return buffer;
+/** Sends a message from the buffer, does something to the buffer while it is in flight, and completes it. */
+async function transfer(data: Uint8Array, guard: Guard, meanwhile?: () => void): Promise<void> {
+  const sent = client.send(data, { guard });
+  meanwhile?.();
+  (await server.recv())!.release();
+  await sent;
 }
 
 for (const bytes of [4 << 10, 64 << 10, 1 << 20, 4 << 20]) {
   const name = sizeName(bytes);
+  const buffer = (): Uint8Array => pool.alloc(bytes).bytes.fill(1);
 
-  Deno.bench({ name: `alloc and free, ${name}`, group: "alloc and free" }, () => {
-    pool.alloc(bytes).free();
-  });
-
-  // Once closed, pages that nobody writes to stay closed: a further send only counts references.
-  for (const guard of ["none", "cow", "wait"] as const) {
-    const buffer = filled(bytes);
-    Deno.bench({
-      name: `${guard}, untouched, ${name}`,
-      group: `send and completion, untouched, ${name}`,
-      baseline: guard === "none",
-    }, () => done(post(buffer, guard)));
+  const untouched = group(`${name} sent, received and released, untouched`);
+  for (const guard of ["none", "copy", "cow", "wait", "auto"] as const) {
+    const data = buffer();
+    untouched.bench(guard, async () => await transfer(data, guard));
   }
 
-  // A program that waits for the completion before it writes: no fault, only the permission to and fro.
-  const group = `send and completion, then written, ${name}`;
-  const source = filled(bytes);
-  Deno.bench({ name: `copy, ${name}`, group, baseline: true }, () => {
-    const op = core.outCopy(source.bytes);
-    if (op < 0) throw new Error(`the copy is refused: ${op}`);
-    done(op);
-  });
-  for (const guard of ["cow", "wait"] as const) {
-    const buffer = filled(bytes);
-    Deno.bench({ name: `${guard}, bytes taken anew, ${name}`, group }, () => {
-      done(post(buffer, guard));
-      buffer.bytes[0] = 1;
+  // A program that waits for the completion before it writes. Bytes that it takes anew are writable again; with a view
+  // from before, its write makes them so.
+  const after = group(`${name} sent, received and released, then written`);
+  for (const guard of ["copy", "cow", "wait"] as const) {
+    const kept = pool.alloc(bytes);
+    kept.bytes.fill(1);
+    after.bench(`${guard}, bytes taken anew`, async () => {
+      await transfer(kept.bytes, guard);
+      kept.bytes[0] = 1;
     });
-    const { bytes: kept } = filled(bytes), owner = resolveData(core, kept, "send").region!;
-    Deno.bench({ name: `${guard}, a fault restores, ${name}`, group }, () => {
-      const op = core.out(owner, kept, guard);
-      done(op);
-      kept[0] = 1;
+    const data = buffer();
+    after.bench(`${guard}, a view from before`, async () => {
+      await transfer(data, guard);
+      data[0] = 1;
     });
   }
 
-  // A write that meets the send in flight. The old frame is free again when the send is done.
-  const buffer = filled(bytes);
-  Deno.bench({ name: `private page, ${name}`, group: "a byte written in flight" }, (b) => {
-    const op = post(buffer, "cow");
-    b.start();
-    buffer.bytes[bytes >> 1] = 1;
-    b.end();
-    done(op);
-  });
-  const rewritten = filled(bytes), value = { now: 0 };
-  Deno.bench({ name: `private pages, ${name}`, group: "all rewritten in flight" }, (b) => {
-    const op = post(rewritten, "cow");
-    b.start();
-    rewritten.bytes.fill(value.now++);
-    b.end();
-    done(op);
-  });
+  // A write that meets the send in flight.
+  for (const what of ["a byte", "every byte"] as const) {
+    const during = group(`${name} sent, ${what} rewritten in flight, received and released`);
+    for (const guard of ["copy", "cow", "auto"] as const) {
+      const data = buffer();
+      let value = 0;
+      during.bench(guard, async () => {
+        await transfer(data, guard, () => {
+          if (what === "a byte") data[bytes >> 1] = value++;
+          else data.fill(value++);
+        });
+      });
+    }
+  }
 }
+
+await run();

@@ -1,24 +1,24 @@
 /**
  * What the benchmarks give: single figures that say what they are and how they were measured.
  *
- * The parts and what they measure, as a reader of {@linkcode Result}s finds it. A transport is `shm`, `tcp` or `rdma`;
- * `at` has the keys listed:
+ * The parts, and where a reader of {@linkcode Result}s finds what they measured. `transport` is "shm", "tcp" or "rdma".
  *
- *     part        series                                   at                                      unit
- *     ffi         the call                                 group                                   ns
- *     guards      none copy cow wait auto                  bytes touched holding                   us
- *     throughput  moat, ucx_perftest, fi_pingpong, …       transport bytes touched                 GB/s
- *     latency     moat, ucx_perftest, fi_pingpong, …       transport bytes                         us (half a round trip)
- *     rate        moat, ucx_perftest, …                    transport bytes                         messages/s
- *     overlap     moat, own sockets                        transport bytes side                    ratio, 0 to 1
- *     inflight    moat                                     transport bytes inFlight                ns
- *     memory      moat                                     transport connections what              KiB
- *     interop     the way, as "copied, not copied"         transport network file what             GB/s, s/GiB
- *     rdma        moat, perftest                           transport bytes touched what            GB/s, us
+ *     part        series                                 at                                       unit
+ *     ffi         the call                               group                                    ns
+ *     guards      none copy cow wait auto                bytes touched holding                    us
+ *     throughput  moat, own sockets, ucx_perftest, …     transport bytes touched                  GB/s
+ *     latency     moat, "moat, spinning", …              transport bytes                          us, half a round trip
+ *     rate        moat, own sockets, ucx_perftest        transport bytes                          messages/s
+ *     overlap     moat, own sockets                      transport bytes side end                 ratio
+ *     inflight    moat, processor                        transport bytes inFlight operation       ns
+ *     memory      moat                                   transport connections side what          KiB
+ *     interop     "copied, not copied": network, file    transport network file what              GB/s, s/GiB, …
+ *     rdma        moat, ib_read_bw, …                    transport bytes what                     GB/s, us, KiB
  *
  * `touched` is "untouched", "byte" (one byte rewritten after send() returned) or "rewritten" (all of them); for
  * throughput "untouched" (neither side looks at the data) or "touched" (the sender writes and the receiver reads
- * every byte). `side` is "sender" or "receiver".
+ * every byte). `holding` is how many messages the receiver holds before it releases the first. `side` is "sender" or
+ * "receiver" and `end` is "await" or "touch"; of memory it is "client" or "server". `operation` is "send" or "recv".
  *
  * @module
  */
@@ -42,6 +42,8 @@ export interface Result {
   statistic?: string;
   /** How many samples there were. */
   samples?: number;
+  /** Round by round: what is compared was measured in the same rounds, in turns. */
+  rounds?: number[];
   /** The command or method that gave it, one line that a reader can repeat. */
   how: string;
 }
@@ -121,8 +123,8 @@ export function faults(result: Result): string[] {
   for (const [name, text] of Object.entries(texts)) {
     if (typeof text !== "string" || text.trim() === "") found.push(`${name} is empty`);
   }
-  // Nothing that is measured here can be negative; an overlap and a growth can be none.
-  const least = result.unit === "ratio" || result.unit === "KiB" ? 0 : Number.MIN_VALUE;
+  // Nothing that is measured here can be negative; a share, a growth and what is copied can be none.
+  const least = ["ratio", "KiB", "copies"].includes(result.unit) ? 0 : Number.MIN_VALUE;
   const all = [["value", result.value], ...Object.entries(result.quantiles ?? {})] as const;
   for (const [name, value] of all) {
     if (!Number.isFinite(value) || value < least) found.push(`${name} is ${value}`);

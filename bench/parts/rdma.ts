@@ -1,134 +1,68 @@
 /**
- * The transport over verbs against perftest, rdma-core's own benchmark, on the device that is there:
- *
- *     deno run -A bench/rdma.ts [--address IP] [--rounds N] [--runtimes deno,bun]
- *     deno task vm -- deno run -A bench/rdma.ts        on soft-RoCE
- *
- * Throughput against `ib_read_bw` (messages travel by RDMA READ), half round trips of 8 bytes against
- * `ib_send_lat`. Both are measured in turns; ratios are medians of the rounds' ratios.
+ * The transport over verbs against perftest, rdma-core's own benchmarks: on the device that is there, or in a VM that has
+ * a soft-RoCE device.
  *
  * @module
  */
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
-import { digits, median, ratio, sizeName, table } from "./stats.ts";
-import type { LatencyResult, TransferPlan, TransferResult } from "./transfer.ts";
+import process from "node:process";
+import type { Context, Part, Result } from "../results.ts";
+import { pivot } from "../support/collect.ts";
+import { Running } from "../support/processes.ts";
 
-const KIB = 1 << 10, MIB = 1 << 20, LATENCY = 8;
-const SIZES = [16 * KIB, 64 * KIB, MIB];
-const PORT = 7480, PERFTEST_PORT = "18600";
+const PROGRAM = fileURLToPath(new URL("../programs/rdma.ts", import.meta.url));
+const VM = fileURLToPath(new URL("../../tools/vm.ts", import.meta.url));
 
-const { values: options } = parseArgs({
-  options: {
-    address: { type: "string", default: Deno.env.get("MOAT_VM_ADDRESS") ?? "127.0.0.1" },
-    rounds: { type: "string", default: "3" },
-    runtimes: { type: "string", default: "deno,bun" },
-  },
-});
-const address = options.address;
-
-function command(runtime: string): string[] {
-  if (runtime === "deno") return [Deno.execPath(), "run", "-A", "--no-check"];
-  return JSON.parse(Deno.env.get("MOAT_BUN") ?? '["bun"]') as string[];
+/** Where the measuring is done: the command in front of the program's, and what is said of it. */
+function place({ runtimes, quick }: Context): [words: string[], where: string] {
+  // Set by who has a device: the address of its interface.
+  const address = process.env["MOAT_RDMA_ADDRESS"];
+  if (address !== undefined) return [[], `on the device of ${address}`];
+  const { deno } = runtimes;
+  if (!deno) throw new Error("without MOAT_RDMA_ADDRESS it runs in a VM, and that takes Deno");
+  const time = quick ? 400 : 1500;
+  return [
+    [...deno, VM, "--timeout", String(time), "--"],
+    "on soft-RoCE in an emulated machine (deno task vm)",
+  ];
 }
 
-function program(name: string): string {
-  return fileURLToPath(new URL(name, import.meta.url));
-}
-
-async function output(words: string[]): Promise<string> {
-  const { success, stdout, stderr } = await new Deno.Command(words[0]!, { args: words.slice(1) })
-    .output();
-  const decoder = new TextDecoder();
-  if (!success) throw new Error(`${words.join(" ")}: ${decoder.decode(stderr)}`);
-  return decoder.decode(stdout);
-}
-
-/** The columns of the last line of numbers that one of perftest's programs prints. */
-async function perftest(name: string, args: string[]): Promise<number[]> {
-  const words = [name, "-F", "-R", "-p", PERFTEST_PORT, ...args];
-  const server = new Deno.Command(words[0]!, {
-    args: words.slice(1),
-    stdout: "null",
-    stderr: "null",
-  }).spawn();
+async function run(context: Context): Promise<Result[]> {
+  const [words, where] = place(context), { deno, bun } = context.runtimes;
+  const plan = { runtimes: context.runtimes, quick: context.quick, where };
+  const program = new Running([...words, ...(deno ?? bun)!, PROGRAM, JSON.stringify(plan)]);
+  const stop = (): void => void program.kill();
+  context.signal?.addEventListener("abort", stop);
   try {
-    for (let tries = 0;; tries++) {
-      try {
-        const text = await output([...words, address]);
-        const line = text.split("\n").filter((each) => /^\s*\d+\s+\d+\s+[\d.]+/.test(each)).at(-1);
-        return line!.trim().split(/\s+/).map(Number);
-      } catch (error) { // it may not listen yet
-        if (tries === 20) throw error;
-        await new Promise((resolve) => setTimeout(resolve, 200));
-      }
+    const results: Result[] = [];
+    for (let line; (line = await program.line()) !== undefined;) {
+      if (line.startsWith("{")) results.push(JSON.parse(line) as Result);
+      else if (line.startsWith("say ")) context.say(line.slice(4));
     }
+    if (results.length === 0) throw new Error(`nothing was measured:\n${program.errors}`);
+    return results;
   } finally {
-    try {
-      server.kill("SIGKILL");
-    } catch {
-      // It has ended by itself.
-    }
-    await server.status;
+    context.signal?.removeEventListener("abort", stop);
+    await program.kill();
   }
 }
 
-/** MB/s (10^6 bytes) of reads of so many bytes. */
-async function readBandwidth(bytes: number): Promise<number> {
-  const count = Math.max(20, Math.min(1000, (32 * MIB) / bytes));
-  const columns = await perftest("ib_read_bw", ["-s", String(bytes), "-n", String(count)]);
-  return columns[3]! * MIB / 1e6; // its "MB/sec" are 2^20 bytes; the average
-}
-
-/** Microseconds: the typical half round trip. */
-async function sendLatency(): Promise<number> {
-  return (await perftest("ib_send_lat", ["-s", String(LATENCY), "-n", "2000"]))[4]!;
-}
-
-async function ours<T>(runtime: string, plan: TransferPlan): Promise<T> {
-  const [first, ...words] = command(runtime), to = `rdma://${address}:${PORT}`;
-  const peer = new Deno.Command(first!, {
-    args: [...words, program("peer.ts"), to, String(plan.spin), String(64 * MIB)],
-    stdout: "piped",
-  }).spawn();
-  try {
-    await peer.stdout.getReader().read(); // "ready"
-    const text = await output([
-      ...command(runtime),
-      program("transfer.ts"),
-      to,
-      JSON.stringify(plan),
-    ]);
-    return JSON.parse(text) as T;
-  } finally {
-    peer.kill("SIGKILL");
-    await peer.status;
-  }
-}
-
-const rounds = Number(options.rounds), time = 1000;
-const rows: string[][] = [["", "perftest", "untouched", "ratio", "touched", "ratio"]];
-for (const runtime of options.runtimes.split(",")) {
-  for (const bytes of SIZES) {
-    const c: number[] = [], untouched: number[] = [], touched: number[] = [];
-    for (let round = 0; round < rounds; round++) {
-      c.push(await readBandwidth(bytes));
-      const result = await ours<TransferResult>(runtime, { bytes, time, spin: 0 });
-      untouched.push(result.untouched * 1000);
-      touched.push(result.touched * 1000);
-    }
-    const cells = [untouched, touched].flatMap((own) => [
-      `${digits(median(own))} MB/s`,
-      `${digits(ratio(own, c))}x`,
-    ]);
-    rows.push([`${runtime} ${sizeName(bytes)}`, `${digits(median(c))} MB/s`, ...cells]);
-  }
-  const c: number[] = [], own: number[] = [];
-  for (let round = 0; round < rounds; round++) {
-    c.push(await sendLatency());
-    own.push((await ours<LatencyResult>(runtime, { bytes: LATENCY, time, spin: 10_000 })).us);
-  }
-  const cells = [`${digits(median(own))} us`, `${digits(ratio(own, c))}x`];
-  rows.push([`${runtime} ${LATENCY} B`, `${digits(median(c))} us`, ...cells, "", ""]);
-}
-console.log(table(rows));
+/** Real verbs. */
+export const rdma: Part = {
+  name: "rdma",
+  title: "rdma:// against perftest",
+  about:
+    "Throughput, latency and memory over verbs beside rdma-core's own benchmarks, on the device " +
+    "at MOAT_RDMA_ADDRESS, or else on soft-RoCE in an emulated machine, where only ratios mean anything.",
+  packages: ["perftest"],
+  seconds: { quick: 180, full: 500 },
+  run,
+  print: (results) =>
+    pivot(
+      results,
+      ({ at, unit }) =>
+        `${Object.values(at).filter((value) => value !== "rdma").join(" ")}, ${unit}`,
+      ({ series, runtime }) => runtime ? `${series} ${runtime}` : series,
+      ({ value }) => value.toPrecision(3),
+    ),
+};

@@ -1,83 +1,76 @@
 /**
- * UCX's own benchmark between two processes of this machine: what moat's shared memory is measured
- * against. `ucx_perftest` is in Debian's package ucx-utils.
+ * UCX's own benchmark between two processes of this machine. `ucx_perftest` is in Debian's package ucx-utils.
  *
  * @module
  */
-import { createServer } from "node:net";
-import type { AddressInfo } from "node:net";
+import { readFileSync } from "node:fs";
+import { freePort, Running } from "../support/processes.ts";
 
-/** The shared-memory transports of UCX: bounce buffers, and copies from process to process. */
-export const UCX_TLS = "posix,cma,self";
+/** Which transports UCX may use: of shared memory bounce buffers, and copies from process to process; or its TCP. */
+export const UCX_TLS = { shm: "posix,cma,self", tcp: "tcp,self" } as const;
 
-/** Gigabytes (10^9) a second of `tag_bw` with messages of `bytes`, for about `seconds`. */
-export async function ucxBandwidth(bytes: number, seconds: number): Promise<number> {
-  // About 12 GB/s (measured on an EPYC 9005) decide how many messages a run is.
-  const count = Math.max(20, Math.round(12e9 * seconds / bytes));
-  const final = await perftest(["-t", "tag_bw", "-s", String(bytes)], count);
-  return final.rate * bytes / 1e9; // its "MB/s" are 2^20 bytes
-}
+/** A transport that is also Moat's. */
+export type UcxTransport = keyof typeof UCX_TLS;
 
-/** Microseconds of `tag_lat`, half a round trip of 8 bytes: its median. */
-export async function ucxLatency(seconds: number): Promise<number> {
-  return (await perftest(["-t", "tag_lat", "-s", "8"], Math.round(3e6 * seconds))).typical;
-}
-
-interface Final {
-  /** Microseconds: the median message. */
+/** What a run said, and the client's command. */
+export interface UcxRun {
+  /** Microseconds: the median message, and the mean. */
   typical: number;
+  mean: number;
   /** Messages a second over the whole run. */
   rate: number;
+  how: string;
 }
 
-async function perftest(args: string[], count: number): Promise<Final> {
+/** `tag_bw` with messages of `bytes`, for about `seconds`. */
+export function ucxBandwidth(on: UcxTransport, bytes: number, seconds: number): Promise<UcxRun> {
+  // About 12 and 3 GB/s, and 5 and 1 million messages a second (measured on an EPYC 9005), decide how many messages a run is.
+  const [speed, rate] = on === "shm" ? [12e9, 5e6] : [3e9, 1e6];
+  const count = Math.max(20, Math.round(Math.min(speed / bytes, rate) * seconds));
+  return perftest(on, ["-t", "tag_bw", "-s", String(bytes)], count);
+}
+
+/**
+ * Half round trips in microseconds, by `tag_lat`: the median. It gives one percentile a run, and runs differ by more than
+ * percentiles do, so there is no distribution.
+ */
+export function ucxLatency(on: UcxTransport, bytes: number, seconds: number): Promise<UcxRun> {
+  const count = Math.round((on === "shm" ? 1e6 : 6e4) * seconds);
+  return perftest(on, ["-t", "tag_lat", "-s", String(bytes)], count);
+}
+
+async function perftest(on: UcxTransport, args: string[], count: number): Promise<UcxRun> {
   const port = String(await freePort());
-  const start = (more: string[]): Deno.ChildProcess =>
-    new Deno.Command("ucx_perftest", {
-      args: ["-p", port, ...more],
-      env: { UCX_TLS, UCX_LOG_LEVEL: "error" },
-      stdin: "null",
-      stdout: "piped",
-      stderr: "piped",
-    }).spawn();
-  const server = start([]);
+  const env = { UCX_TLS: UCX_TLS[on], UCX_LOG_LEVEL: "error" };
+  const iterations = ["-n", String(count), "-w", String(Math.ceil(count / 10)), "-f"];
+  const server = new Running(["ucx_perftest", "-p", port], { env });
+  const words = ["ucx_perftest", "-p", port, "127.0.0.1", ...args, ...iterations];
+  let client: Running | undefined;
   try {
     await listening(Number(port));
-    const iterations = ["-n", String(count), "-w", String(Math.ceil(count / 10)), "-f"];
-    const { success, stdout, stderr } = await start(["127.0.0.1", ...args, ...iterations]).output();
-    const text = new TextDecoder().decode(stdout);
-    // The last line: iterations; median, average and overall of us, MB/s and messages/s (no medians there).
+    client = new Running(words, { env });
+    const text = await client.text();
+    // The last line: iterations; percentile, average and overall of us, MB/s and messages/s (no medians there).
     const numbers = text.trim().split("\n").at(-1)!.trim().split(/\s+/).map(Number);
-    if (!success || numbers.length !== 8 || numbers.some(Number.isNaN)) {
-      throw new Error(
-        `ucx_perftest ${args.join(" ")}:\n${text}${new TextDecoder().decode(stderr)}`,
-      );
+    if (numbers.length !== 8 || numbers.some(Number.isNaN)) {
+      throw new Error(`${words.join(" ")}:\n${text}\n${client.errors}`);
     }
-    return { typical: numbers[1]!, rate: numbers[7]! };
+    const how = ["ucx_perftest", "127.0.0.1", ...args, ...iterations].join(" ");
+    return {
+      ...{ typical: numbers[1]!, mean: numbers[3]!, rate: numbers[7]! },
+      how: `UCX_TLS=${env.UCX_TLS} ${how}`,
+    };
   } finally {
-    try {
-      server.kill("SIGKILL");
-    } catch {
-      // It ends by itself after a run.
-    }
-    await server.output();
+    await client?.kill();
+    await server.kill(); // it ends by itself after a run
   }
-}
-
-/** A port nobody listens at. */
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((done) => server.close(done));
-  return port;
 }
 
 // The server takes the first connection for its client, so its port is looked up, not tried.
 async function listening(port: number): Promise<void> {
   const hex = `:${port.toString(16).toUpperCase().padStart(4, "0")} 00000000:0000 0A`;
   for (let tries = 0; tries < 500; tries++) {
-    if (Deno.readTextFileSync("/proc/net/tcp").includes(hex)) return;
+    if (readFileSync("/proc/net/tcp", "utf8").includes(hex)) return;
     await new Promise((done) => setTimeout(done, 10));
   }
   throw new Error("the server of ucx_perftest does not listen");

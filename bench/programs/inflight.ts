@@ -32,8 +32,11 @@ export interface InFlightResult {
   buffers: number;
 }
 
-/** Bytes that the buffers have together: more would measure the cache. */
-const MEMORY = 16 << 20;
+/**
+ * Different buffers that take turns, whatever is in flight, so that nothing else changes with it; what they have together
+ * fits the cache. A buffer can be in flight several times.
+ */
+const BUFFERS = 1024, MEMORY = 16 << 20;
 
 type Start = (i: number) => Promise<unknown>;
 
@@ -77,7 +80,7 @@ async function sends(
   inFlight: number,
 ): Promise<InFlightResult> {
   const { bytes } = plan, page = 4096;
-  const buffers = Math.max(1, Math.min(inFlight, MEMORY / Math.max(bytes, page)));
+  const buffers = Math.min(BUFFERS, MEMORY / Math.max(bytes, page));
   const size = buffers * Math.ceil(bytes / page) * page;
   await using pool = Pool.create({ bytes: size, reserve: size });
   await using channel = await open(address, pool, {});

@@ -62,7 +62,9 @@ async function measure(
     if (end === "await") return { finish: () => received };
     return {
       finish(): void {
-        if (buffer.bytes[bytes >> 1] !== 1) throw new Error("what was received is not what was sent");
+        if (buffer.bytes[bytes >> 1] !== 1) {
+          throw new Error("what was received is not what was sent");
+        }
       },
       settle: received,
     };

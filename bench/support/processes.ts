@@ -26,7 +26,8 @@ export class Running {
     const [program, ...args] = words;
     this.#name = words.join(" ");
     this.#child = spawn(program!, args, {
-      stdio: ["ignore", "pipe", "pipe"],
+      // One that is left behind by who started it sees its standard input end.
+      stdio: ["pipe", "pipe", "pipe"],
       env: { ...process.env, ...options.env },
     });
     this.#child.stderr!.on("data", (piece) => this.#errors += piece);
@@ -66,6 +67,14 @@ export class Running {
   /** What it wrote to its standard error so far. */
   get errors(): string {
     return this.#errors;
+  }
+
+  /** Lets this process end though it runs. */
+  unref(): void {
+    this.#child.unref();
+    for (const stream of [this.#child.stdin, this.#child.stdout, this.#child.stderr]) {
+      (stream as unknown as { unref?(): void }).unref?.();
+    }
   }
 
   /** Ends it, and waits until it has. */

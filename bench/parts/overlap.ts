@@ -1,0 +1,95 @@
+/**
+ * Overlap of computation and communication.
+ *
+ * @module
+ */
+import type { OverlapPlan, OverlapResult } from "../programs/overlap.ts";
+import type { Context, Part, Result } from "../results.ts";
+import { digits, median, sizeName } from "../stats.ts";
+import { find, pivot, target } from "../support/collect.ts";
+import { overlap as share } from "../support/overlap.ts";
+import { measureSockets, measureWithPeer, runtimesOf } from "../support/processes.ts";
+
+const KIB = 1 << 10, MIB = 1 << 20;
+const TRANSPORTS = ["shm", "tcp"] as const;
+const SOCKETS = { shm: "unix", tcp: "tcp" } as const;
+const DONE = {
+  sender: {
+    await: 'send(buf, { guard: "cow" }) until its promise, when the receiver has read every byte',
+    touch: 'send(buf, { guard: "wait" }) until a write to the buffer, which waits for the receiver',
+  },
+  receiver: {
+    await: "recv(buf) and a request until the promise",
+    touch: "recv(buf) and a request until a read of the buffer, which waits for the message",
+  },
+};
+
+async function run(context: Context): Promise<Result[]> {
+  const plan: OverlapPlan = {
+    sizes: [64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB],
+    rounds: context.quick ? 15 : 51,
+  };
+  const results: Result[] = [];
+  const add = (series: string, runtime: string, transport: string, line: OverlapResult): void => {
+    const { bytes, side, end, transfer, compute, both } = line;
+    const us = [transfer, compute, both].map((each) => digits(median(each)));
+    const what = series === "moat"
+      ? `bench/programs/overlap.ts over ${transport}://: ${DONE[side][end]}`
+      : `bench/programs/sockets.ts (${
+        SOCKETS[transport as "shm" | "tcp"]
+      }): the write and the read begun`;
+    results.push({
+      ...{ part: "overlap", series, runtime, at: { transport, bytes, side, end } },
+      ...{ value: share(line), unit: "ratio", statistic: "of medians", samples: both.length },
+      how:
+        `${what}; 1 - (both - C) / T of medians, cut off at 0 and 1: T, the transfer alone, ${
+          us[0]
+        } us; ` +
+        `C, a computation, ${us[1]} us; both, begun before and ended after it, ${us[2]} us`,
+    });
+  };
+  for (const runtime of runtimesOf(context)) {
+    for (const transport of TRANSPORTS) {
+      context.say(`${runtime}, ${transport}://`);
+      const pair = [runtime, runtime] as const;
+      const lines = await measureWithPeer<OverlapResult>(context, pair, "overlap", plan, {
+        transport,
+      });
+      for (const line of lines) add("moat", runtime, transport, line);
+      const kind = SOCKETS[transport], all = { what: "overlap", ...plan };
+      const plain = await measureSockets<OverlapResult>(context, runtime, kind, all);
+      for (const line of plain) add("own sockets", runtime, transport, line);
+    }
+  }
+  return results;
+}
+
+/** Overlap. */
+export const overlap: Part = {
+  name: "overlap",
+  title: "Overlap of computation and communication",
+  about:
+    "The share of a transfer that a computation of the same length hides, in code that has no " +
+    "waits in it: the operation is begun, the program computes, and then asks for the end.",
+  packages: [],
+  seconds: { quick: 30, full: 80 },
+  run,
+  print: (results) =>
+    [
+      "share of the transfer that is hidden, 1 is all",
+      pivot(
+        results,
+        ({ at }) => `${at["transport"]} ${sizeName(at["bytes"] as number)}`,
+        ({ series, runtime, at }) =>
+          `${series === "moat" ? "" : "sockets "}${runtime} ${at["side"]} ${at["end"]}`,
+      ),
+      ...[...new Set(results.map((each) => each.runtime!))].flatMap((runtime) =>
+        ["sender", "receiver"].flatMap((side) => {
+          const at = { transport: "shm", bytes: 4 * MIB, side, end: "await" };
+          const result = find(results, "moat", runtime, at);
+          const name = `${runtime}, shm://, 4 MiB, ${side}`;
+          return result ? [target(name, result.value, false, 0.95)] : [];
+        })
+      ),
+    ].join("\n"),
+};
