@@ -79,9 +79,9 @@ export const overlap: Part = {
       "share of the transfer that is hidden, 1 is all",
       pivot(
         results,
-        ({ at }) => `${at["transport"]} ${sizeName(at["bytes"] as number)}`,
-        ({ series, runtime, at }) =>
-          `${series === "moat" ? "" : "sockets "}${runtime} ${at["side"]} ${at["end"]}`,
+        ({ at }) =>
+          `${at["transport"]} ${sizeName(at["bytes"] as number)} ${at["side"]} ${at["end"]}`,
+        ({ series, runtime }) => `${series} ${runtime}`,
       ),
       ...[...new Set(results.map((each) => each.runtime!))].flatMap((runtime) =>
         ["sender", "receiver"].flatMap((side) => {

@@ -14,7 +14,13 @@ import { type Begun, measureOverlap } from "../support/overlap.ts";
 import { type Kind, ownSockets, type PlainSocket, type Where } from "../support/plain.ts";
 import type { OverlapPlan, OverlapResult } from "./overlap.ts";
 import { readAll } from "./peer.ts";
-import type { LatencyResult, RateResult, TransferPlan, TransferResult } from "./transfer.ts";
+import {
+  type LatencyResult,
+  type RateResult,
+  type TransferPlan,
+  type TransferResult,
+  warmUp,
+} from "./transfer.ts";
 
 /** What is measured: see {@linkcode TransferPlan} and {@linkcode OverlapPlan}. */
 export type SocketPlan = TransferPlan | (OverlapPlan & { what: "overlap" });
@@ -33,7 +39,7 @@ enum Service {
   Send,
 }
 
-const WARM_UP = 250, BYTE = new Uint8Array(1);
+const BYTE = new Uint8Array(1);
 
 async function serve(socket: PlainSocket): Promise<void> {
   const head = new Uint8Array(16);
@@ -78,7 +84,7 @@ async function stream(
     }
     return count * bytes / (performance.now() - start) / 1e6;
   };
-  await run(WARM_UP);
+  await run(warmUp(time));
   const speed = await run(time);
   socket.close();
   return speed;
@@ -95,7 +101,7 @@ async function throughput(where: Where, plan: TransferPlan): Promise<TransferRes
 async function latency(where: Where, { bytes, time }: TransferPlan): Promise<LatencyResult> {
   const socket = await open(where, Service.Echo, bytes);
   const data = new Uint8Array(bytes), back = new Uint8Array(bytes), halves: number[] = [];
-  const warm = performance.now() + WARM_UP, end = warm + time;
+  const warm = performance.now() + warmUp(time), end = warm + time;
   for (let start; (start = performance.now()) < end || halves.length === 0;) {
     const answer = socket.read(back);
     await Promise.all([socket.write(data), answer]);
@@ -117,7 +123,7 @@ async function rate(where: Where, { bytes, time }: TransferPlan): Promise<RateRe
     }
     return messages / (performance.now() - start) * 1000;
   };
-  await run(WARM_UP);
+  await run(warmUp(time));
   const result = await run(time);
   socket.close();
   return { rate: result };

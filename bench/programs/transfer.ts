@@ -41,8 +41,10 @@ export interface RateResult {
   rate: number;
 }
 
-/** Milliseconds until the runtimes have compiled what runs often. */
-const WARM_UP = 250;
+/** Milliseconds until the runtimes have compiled what runs often; less in a run that is short. */
+export function warmUp(time: number): number {
+  return Math.min(250, 5 * time);
+}
 
 async function open(address: string, pool: Pool, mode: PeerMode, spin = 0): Promise<Channel> {
   const channel = await connect(address, { pool, spin });
@@ -76,7 +78,7 @@ async function throughput(
     await Promise.all(sent);
     return messages * bytes / (performance.now() - start) / 1e6;
   };
-  await run(WARM_UP);
+  await run(warmUp(time));
   return await run(time);
 }
 
@@ -85,7 +87,7 @@ async function latency(address: string, plan: TransferPlan): Promise<LatencyResu
   await using pool = Pool.create({ bytes: 1 << 20 });
   await using channel = await open(address, pool, { echo: true }, plan.spin);
   const data = new Uint8Array(plan.bytes), halves: number[] = [];
-  const warm = performance.now() + WARM_UP, end = warm + plan.time;
+  const warm = performance.now() + warmUp(plan.time), end = warm + plan.time;
   for (let start; (start = performance.now()) < end || halves.length === 0;) {
     channel.send(data);
     (await channel.recv())!.release();
@@ -112,7 +114,7 @@ async function rate(address: string, plan: TransferPlan): Promise<RateResult> {
     await channel.send(last, { guard: "none" }); // too large to be copied: it ends when it was received
     return messages / (performance.now() - start) * 1000;
   };
-  await run(WARM_UP);
+  await run(warmUp(plan.time));
   return { rate: await run(plan.time) };
 }
 

@@ -65,7 +65,7 @@ class DenoSocket implements PlainSocket {
 
 const denoSockets: PlainSockets = {
   name: "Deno",
-  async connect(where) {
+  async connect(where): Promise<PlainSocket> {
     if ("path" in where) {
       return new DenoSocket(await Deno.connect({ transport: "unix", ...where }));
     }
@@ -73,7 +73,7 @@ const denoSockets: PlainSockets = {
     connection.setNoDelay(true);
     return new DenoSocket(connection);
   },
-  listen(kind, serve) {
+  listen(kind, serve): Promise<Where> {
     const path = freshPath();
     const listener = kind === "unix"
       ? Deno.listen({ transport: "unix", path })
@@ -201,12 +201,12 @@ function bunHandlers(opened: (socket: BunSocket) => void): Record<string, unknow
 
 const bunSockets: PlainSockets = {
   name: "Bun",
-  async connect(where) {
+  async connect(where): Promise<PlainSocket> {
     const at = "path" in where ? { unix: where.path } : { hostname: "127.0.0.1", ...where };
     const handle = await Bun!.connect({ ...at, socket: bunHandlers(() => {}) });
     return handle.data;
   },
-  listen(kind, serve) {
+  listen(kind, serve): Promise<Where> {
     const path = freshPath();
     const at = kind === "unix" ? { unix: path } : { hostname: "127.0.0.1", port: 0 };
     const { port } = Bun!.listen({ ...at, socket: bunHandlers(serve) });
@@ -244,14 +244,14 @@ class NodeSocket implements PlainSocket {
 /** Those of `node:net`. */
 export const nodeSockets: PlainSockets = {
   name: "node:net",
-  connect(where) {
+  connect(where): Promise<PlainSocket> {
     return new Promise((resolve, reject) => {
       const socket = "path" in where ? connect(where.path) : connect(where.port, "127.0.0.1");
       socket.once("connect", () => resolve(new NodeSocket(socket)));
       socket.once("error", reject);
     });
   },
-  listen(kind, serve) {
+  listen(kind, serve): Promise<Where> {
     const path = freshPath();
     const server = createServer((socket) => void serve(new NodeSocket(socket)));
     return new Promise((resolve, reject) => {
