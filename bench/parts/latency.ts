@@ -24,7 +24,7 @@ const SOCKETS = { shm: "unix", tcp: "tcp" } as const;
 const SPINS = [[0, "moat"], [100, "moat, spinning"]] as const;
 
 async function runLatency(context: Context): Promise<Result[]> {
-  const results: Result[] = [], time = context.quick ? 300 : 2000, seconds = time / 1000;
+  const results: Result[] = [], time = context.quick ? 500 : 2000, seconds = time / 1000;
   const add = (
     series: string,
     runtime: string | undefined,
@@ -104,7 +104,7 @@ async function runRate(context: Context): Promise<Result[]> {
   const rounds = new Rounds(), time = context.quick ? 300 : 1000;
   const plan: TransferPlan = { what: "rate", bytes: BYTES, time, spin: 0 };
   const unit = "messages/s", part = "rate";
-  for (let turn = 0; turn < (context.quick ? 1 : 3); turn++) {
+  for (let turn = 0; turn < (context.quick ? 2 : 3); turn++) {
     for (const transport of TRANSPORTS) {
       context.say(`${transport}://, round ${turn + 1}`);
       const at = { transport, bytes: BYTES };

@@ -11,9 +11,10 @@ import { addressFor, programOn, runtimesOf, serverAndClient } from "../support/p
 /** What is told of each process, and how it is known. */
 const WHAT = {
   "beyond its ring":
-    "proportional set size (/proc/self/smaps_rollup) less that of memfd:moat-ring, plus page tables",
+    "proportional set size (/proc/self/smaps_rollup) less the ring, plus page tables",
   "resident": "proportional set size (/proc/self/smaps_rollup)",
-  "ring": "proportional set size of memfd:moat-ring (/proc/self/smaps)",
+  "ring":
+    "proportional set size of memfd:moat-ring (/proc/self/smaps); over rdma:// the registered slots",
   "page tables": "VmPTE (/proc/self/status)",
   "heap": "used of the runtime's heap after a collection (process.memoryUsage())",
 } as const;

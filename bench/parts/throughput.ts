@@ -10,7 +10,7 @@ import { READING } from "../programs/peer.ts";
 import type { TransferPlan, TransferResult } from "../programs/transfer.ts";
 import type { Context, Part, Result } from "../results.ts";
 import { ratio, sizeName } from "../stats.ts";
-import { find, pivot, Rounds, target } from "../support/collect.ts";
+import { type Figure, find, pivot, Rounds, target } from "../support/collect.ts";
 import {
   measureSockets,
   measureWithPeer,
@@ -24,14 +24,7 @@ const SIZES = [64 * KIB, MIB, 4 * MIB, 16 * MIB];
 const TRANSPORTS = ["shm", "tcp"] as const;
 const SOCKETS = { shm: "unix", tcp: "tcp" } as const;
 
-type Figure = (series: string, touched: string, how: string, runtime?: string) => {
-  part: string;
-  series: string;
-  at: Result["at"];
-  unit: string;
-  how: string;
-  runtime?: string;
-};
+type Make = (series: string, touched: string, how: string, runtime?: string) => Figure;
 
 /** All of one transport and size, each once. */
 async function round(
@@ -42,7 +35,7 @@ async function round(
 ): Promise<void> {
   const time = context.quick ? 150 : 400, seconds = time / 1000;
   const plan: TransferPlan = { what: "throughput", bytes, time, spin: 0 };
-  const figure: Figure = (series, touched, how, runtime) => ({
+  const figure: Make = (series, touched, how, runtime) => ({
     ...{ part: "throughput", series, at: { transport, bytes, touched }, unit: "GB/s", how },
     ...(runtime === undefined ? {} : { runtime }),
   });
@@ -84,7 +77,7 @@ async function run(context: Context): Promise<Result[]> {
   const rounds = new Rounds();
   for (const transport of TRANSPORTS) {
     for (const bytes of SIZES) {
-      for (let turn = 0; turn < (context.quick ? 1 : 3); turn++) {
+      for (let turn = 0; turn < (context.quick ? 2 : 3); turn++) {
         context.say(`${transport}://, ${sizeName(bytes)}, round ${turn + 1}`);
         await round(context, rounds, transport, bytes);
       }

@@ -11,6 +11,7 @@
  */
 import { readFileSync } from "node:fs";
 import process from "node:process";
+import { RDMA } from "../../ffi/layout.ts";
 import { type Channel, connect, listen, Pool } from "../../mod.ts";
 
 /** Of a process, in KiB. */
@@ -18,7 +19,7 @@ export interface Usage {
   /** Proportional set size: pages that are shared count for each process in parts. */
   pss: number;
   rss: number;
-  /** Of the proportional size, what is in the rings of shared memory. */
+  /** Of the proportional size, what is in the ring: of `shm://` shared memory, of `rdma://` the registered slots. */
   ring: number;
   /** The kernel's page tables for it. */
   tables: number;
@@ -61,10 +62,13 @@ async function usage(): Promise<Usage> {
   return { pss, rss, ring, tables, heap: heapUsed / 1024 };
 }
 
-function growth(before: Usage, after: Usage, count: number): Usage {
+/** The slots of a connection over verbs: anonymous memory, which the device keeps where it is, so all of it counts. */
+const SLOTS = Math.ceil(((RDMA.recvSlots + RDMA.sendSlots) * RDMA.slotBytes + 8) / 4096) * 4;
+
+function growth(before: Usage, after: Usage, count: number, slots: boolean): Usage {
   const each = (key: keyof Usage): number => (after[key] - before[key]) / count;
   return {
-    ...{ pss: each("pss"), rss: each("rss"), ring: each("ring") },
+    ...{ pss: each("pss"), rss: each("rss"), ring: slots ? SLOTS : each("ring") },
     ...{ tables: each("tables"), heap: each("heap") },
   };
 }
@@ -119,10 +123,11 @@ async function client(address: string, count: number): Promise<MemoryResult> {
   idle.push(...(await open(count)).map((each) => each.recv()));
   const after = [await usage(), await ask<Usage>(channel!, "usage")] as const;
   for (const each of idle) each.catch(() => {});
+  const slots = address.startsWith("rdma:");
   return {
     connections: count,
-    client: growth(before[0], after[0], count),
-    server: growth(before[1], after[1], count),
+    client: growth(before[0], after[0], count, slots),
+    server: growth(before[1], after[1], count, slots),
   };
 }
 

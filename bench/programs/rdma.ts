@@ -8,6 +8,7 @@
  * @module
  */
 import process from "node:process";
+import { benchFile } from "../parts/ffi.ts";
 import { memoryResults } from "../parts/memory.ts";
 import { rdmaBandwidth, rdmaLatency } from "../peers/perftest.ts";
 import type { Context, Result } from "../results.ts";
@@ -35,22 +36,25 @@ const plan: RdmaPlan = JSON.parse(process.argv[2]!);
 const { quick, where } = plan, context: Pick<Context, "runtimes" | "signal"> = plan;
 const host = process.env["MOAT_RDMA_ADDRESS"] ?? process.env["MOAT_VM_ADDRESS"] ?? "127.0.0.1";
 const settings = { transport: "rdma", host, bytes: 16 * MIB };
-const time = quick ? 500 : 1000, CONNECTIONS = 16;
+const time = quick ? 500 : 1000, CONNECTIONS = 64;
 
 function say(text: string): void {
   console.log(`say ${text}`);
 }
 
-async function throughput(rounds: Rounds, bytes: number): Promise<void> {
+async function throughput(rounds: Rounds, bytes: number, round: number): Promise<void> {
   const figure = (series: string, what: string, how: string): Omit<Result, "value"> => ({
     ...{ part: "rdma", series, at: { transport: "rdma", bytes, what }, unit: "GB/s" },
     how: `${how}, ${where}`,
   });
+  const which = `${sizeName(bytes)}, round ${round + 1}`;
   for (const program of ["ib_read_bw", "ib_send_bw"] as const) {
+    say(`${which}, ${program}`);
     const { speed, how } = await rdmaBandwidth(program, host, bytes);
     rounds.add(figure(program, "untouched", how), speed / 1000);
   }
   for (const runtime of runtimesOf(context)) {
+    say(`${which}, ${runtime}`);
     const transfer: TransferPlan = { what: "throughput", bytes, time, spin: 0 };
     const pair = [runtime, runtime] as const;
     const [result] = await measureWithPeer<TransferResult>(
@@ -115,11 +119,25 @@ async function memory(): Promise<void> {
   }
 }
 
+/** What each verb costs, by `verbs_bench.ts`. */
+async function verbs(): Promise<void> {
+  for (const runtime of runtimesOf(context)) {
+    for (const result of await benchFile(context, runtime, "verbs_bench.ts", "rdma")) {
+      const { at, how } = result, what = String(at["group"]);
+      console.log(JSON.stringify({
+        ...result,
+        at: { transport: "rdma", what: `${what}: ${result.series}` },
+        series: "moat",
+        how: `${how}, ${where}`,
+      }));
+    }
+  }
+}
+
 const rounds = new Rounds(), sizes = quick ? [64 * KIB, MIB] : [16 * KIB, 64 * KIB, MIB];
 for (let round = 0; round < (quick ? 1 : 3); round++) {
   for (const bytes of sizes) {
-    say(`${sizeName(bytes)}, round ${round + 1}`);
-    await throughput(rounds, bytes);
+    await throughput(rounds, bytes, round);
   }
 }
 for (const result of rounds.results()) console.log(JSON.stringify(result));
@@ -127,3 +145,5 @@ say("latency");
 await latency();
 say(`${CONNECTIONS} connections`);
 await memory();
+say("verbs");
+await verbs();

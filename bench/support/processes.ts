@@ -12,7 +12,7 @@ import { fileURLToPath } from "node:url";
 import type { Context, RuntimeName } from "../results.ts";
 
 /** How long a process may take to say or to end, in milliseconds: one that hangs must not stop everything. */
-const PATIENCE = 120_000;
+const PATIENCE = 240_000;
 
 /** A process that was started, and what it prints. */
 export class Running {
