@@ -179,7 +179,7 @@ describe("programs", () => {
   test("operations in flight, sends and receives", async () => {
     for (const what of ["send", "recv"] as const) {
       const plan: InFlightPlan = {
-        ...{ what, bytes: 64, inFlight: [10, 2000], rounds: 1, atLeast: 500 },
+        ...{ what, bytes: 64, guard: "cow", inFlight: [10, 2000], rounds: 1, atLeast: 500 },
       };
       const lines = await measureWithPeer<InFlightResult>(context, pair, "inflight", plan, peer);
       assert.deepEqual(lines.map(({ inFlight }) => inFlight), [10, 2000]);

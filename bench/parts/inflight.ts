@@ -11,15 +11,25 @@ import { find, pivot, target } from "../support/collect.ts";
 import { measureWithPeer, runtimesOf } from "../support/processes.ts";
 
 const NUMBERS = [10, 100, 1000, 10_000, 100_000];
-const KINDS = [["send", 64], ["send", 4 << 10], ["send", 64 << 10], ["recv", 64]] as const;
+/** The operation, its bytes, and its guard. */
+const KINDS = [
+  ["send", 64, "auto"],
+  ["send", 4 << 10, "cow"],
+  ["send", 64 << 10, "cow"],
+  ["recv", 64, "auto"],
+] as const;
+const GUARDED: Record<typeof KINDS[number][2], string> = {
+  auto: "copied into the ring, or queued as a copy when that is full",
+  cow: 'guard "cow"',
+};
 
 async function run(context: Context): Promise<Result[]> {
   const results: Result[] = [];
   for (const runtime of runtimesOf(context)) {
-    for (const [what, bytes] of KINDS) {
+    for (const [what, bytes, guard] of KINDS) {
       context.say(`${runtime}, ${what}() of ${sizeName(bytes)}`);
       const plan: InFlightPlan = {
-        ...{ what, bytes, inFlight: NUMBERS, rounds: context.quick ? 3 : 7 },
+        ...{ what, bytes, guard, inFlight: NUMBERS, rounds: context.quick ? 3 : 7 },
         atLeast: context.quick ? 20_000 : 50_000,
       };
       const pair = [runtime, runtime] as const, settings = { transport: "shm" };
@@ -33,7 +43,9 @@ async function run(context: Context): Promise<Result[]> {
       for (const { inFlight, ns, cpu, buffers } of lines) {
         const figure = { part: "inflight", runtime, unit: "ns", statistic: "median" };
         const at = { transport: "shm", bytes, inFlight, operation: what };
-        const how = `bench/programs/inflight.ts over shm://: ${what}() of ${sizeName(bytes)}, ` +
+        const said = what === "recv" ? 'guard "none"' : GUARDED[guard];
+        const how =
+          `bench/programs/inflight.ts over shm://: ${what}() of ${sizeName(bytes)} (${said}), ` +
           `${inFlight} in flight in ${buffers} buffers; the oldest is awaited before the next is begun; `;
         const clock = "the clock's time for one", own = "the processor's time in this process";
         for (
@@ -43,7 +55,7 @@ async function run(context: Context): Promise<Result[]> {
             ...figure,
             ...{ series, at, value: median(values), samples: values.length, rounds: values },
             quantiles: quantiles(values),
-            how: how + said,
+            how: how + what,
           });
         }
       }

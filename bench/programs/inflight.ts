@@ -16,6 +16,8 @@ import type { PeerMode } from "./peer.ts";
 export interface InFlightPlan {
   what: "send" | "recv";
   bytes: number;
+  /** Of sends. With "auto", a small one is copied into the ring and has completed if there is room; else it queues. */
+  guard: "auto" | "cow";
   inFlight: number[];
   rounds: number;
   /** Operations of a round at least; it is never fewer than are in flight. */
@@ -86,7 +88,8 @@ async function sends(
   await using channel = await open(address, pool, {});
   const data = Array.from({ length: buffers }, () => pool.alloc(bytes));
   for (const buffer of data) buffer.bytes.fill(1);
-  const start: Start = (i) => channel.send(data[i % buffers]!);
+  const { guard } = plan;
+  const start: Start = (i) => channel.send(data[i % buffers]!, { guard });
   return { inFlight, buffers, ...await steady(start, inFlight, plan) };
 }
 
