@@ -1,0 +1,60 @@
+/**
+ * What is measured, and on what: for the head of the report, and to know which results can stand beside each other.
+ *
+ * @module
+ */
+import { readFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { fileURLToPath } from "node:url";
+import { machineFacts } from "../../bench/machine.ts";
+import { run } from "../apt.ts";
+import { findBun } from "../bun.ts";
+import type { RuntimeName } from "../../bench/results.ts";
+import type { Origin } from "./store.ts";
+
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+
+/** What is measured, and on what. */
+export interface Setting {
+  facts: Record<string, string>;
+  origin: Origin;
+  runtimes: Partial<Record<RuntimeName, string[]>>;
+}
+
+/** Finds out about this checkout and machine. */
+export function setting(quick: boolean): Setting {
+  const bun = findBun(), code = commit(), machine = machineFacts();
+  const { version } = JSON.parse(readFileSync(`${ROOT}/deno.json`, "utf8"));
+  const { load: _, ...lasting } = machine;
+  return {
+    facts: {
+      moat: version,
+      commit: code.commit,
+      options: quick ? "the quick form" : "the full form",
+      deno: `${Deno.version.deno} (V8 ${Deno.version.v8})`,
+      bun: bun.version,
+      ...machine,
+    },
+    origin: {
+      code: `${version} ${code.commit} ${code.changes}`.trim(),
+      machine: Object.values(lasting).join(", "),
+      runtimes: `deno ${Deno.version.deno}, bun ${bun.version}`,
+      quick,
+    },
+    runtimes: { deno: [Deno.execPath(), "run", "-A", "--no-check"], bun: [bun.path] },
+  };
+}
+
+/** The commit of the checkout, and a digest of what was changed since. */
+function commit(): { commit: string; changes: string } {
+  const git = (...args: string[]): string | null => {
+    const { status, stdout } = run("git", ["-C", ROOT, ...args]);
+    return status === 0 ? stdout : null;
+  };
+  const head = git("rev-parse", "HEAD")?.trim();
+  if (head === undefined) return { commit: "none: not a git checkout", changes: "" };
+  const status = git("status", "--porcelain") ?? "";
+  if (status === "") return { commit: head, changes: "" };
+  const changes = createHash("sha256").update(status).update(git("diff", "HEAD") ?? "");
+  return { commit: `${head}, with changes`, changes: changes.digest("hex").slice(0, 12) };
+}

@@ -1,0 +1,111 @@
+/**
+ * Runs the parts of the benchmarks one after the other and keeps what they came to.
+ *
+ * @module
+ */
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { stripVTControlCharacters } from "node:util";
+import type { Part, Result, RuntimeName } from "../../bench/results.ts";
+import { killGroup } from "../test_process.ts";
+import type { Progress } from "./progress.ts";
+import type { Store } from "./store.ts";
+
+/** How parts are run. */
+export interface RunOptions {
+  /** The path of the module that exports them. */
+  module: string;
+  quick: boolean;
+  runtimes: Partial<Record<RuntimeName, string[]>>;
+  progress: Progress;
+  signal: AbortSignal;
+  /** Is called when a part has ended. */
+  finished(): void;
+}
+
+/** Runs parts; throws what `signal` was aborted with. A part that fails does not take the others with it. */
+export async function runParts(
+  parts: readonly Part[],
+  store: Store,
+  options: RunOptions,
+): Promise<void> {
+  for (const part of parts) {
+    const date = new Date().toISOString(), begun = performance.now();
+    options.progress.begin(part);
+    let results: Result[] = [], error: string | undefined;
+    try {
+      results = await runPart(part, options);
+    } catch (failure) {
+      options.signal.throwIfAborted();
+      error = failure instanceof Error ? failure.message : String(failure);
+    }
+    const seconds = (performance.now() - begun) / 1000;
+    store.write(part.name, { date, seconds, results, ...(error === undefined ? {} : { error }) });
+    options.progress.end(part, results.length, error);
+    options.finished();
+  }
+}
+
+/** Runs a part in a process group of its own, of which nothing is left when this returns or throws. */
+async function runPart(part: Part, options: RunOptions): Promise<Result[]> {
+  const { signal, progress } = options;
+  signal.throwIfAborted();
+  const directory = mkdtempSync(join(tmpdir(), "moat-report-"));
+  const file = join(directory, "results.json");
+  const context = JSON.stringify({ quick: options.quick, runtimes: options.runtimes });
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [
+      ...["run", "-A", "--no-check", fileURLToPath(new URL("part.ts", import.meta.url))],
+      ...[options.module, part.name, context, file],
+    ],
+    stdin: "piped", // held open: the part ends when we do, however that is
+    stdout: "piped",
+    stderr: "piped",
+    detached: true,
+  }).spawn();
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const stop = (): void => {
+    child.kill("SIGTERM");
+    timer = setTimeout(() => killGroup(child.pid), 2000);
+  };
+  signal.addEventListener("abort", stop);
+  try {
+    let errors = "";
+    const reading = Promise.all([
+      lines(child.stdout, (line) => progress.say(line)),
+      lines(child.stderr, (line) => errors = `${errors}${line}\n`.slice(-4000)),
+    ]);
+    const status = await child.status;
+    killGroup(child.pid);
+    await reading;
+    signal.throwIfAborted();
+    if (!status.success) {
+      const how = status.signal ? `crashed with ${status.signal}` : `ended with ${status.code}`;
+      throw new Error(`${how}\n${errors}`.trim());
+    }
+    const { results, wrong } = JSON.parse(readFileSync(file, "utf8"));
+    if (wrong.length > 0) throw new Error(`gave what cannot be:\n${wrong.join("\n")}`);
+    return results;
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener("abort", stop);
+    killGroup(child.pid);
+    await child.stdin.close().catch(() => {}); // it has ended
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+async function lines(
+  stream: ReadableStream<Uint8Array<ArrayBuffer>>,
+  each: (line: string) => void,
+): Promise<void> {
+  let text = "";
+  for await (const piece of stream.pipeThrough(new TextDecoderStream())) {
+    const complete = stripVTControlCharacters(text + piece).split("\n");
+    text = complete.pop()!;
+    complete.forEach(each);
+  }
+  if (text !== "") each(text);
+}

@@ -1,0 +1,260 @@
+/**
+ * The sections of the report: what each shows, and the charts it makes of the results.
+ *
+ * @module
+ */
+import type { Result } from "../../bench/results.ts";
+import { sizeName } from "../../bench/stats.ts";
+import { type Chart, chart, groupBy, runtimeName } from "./chart.ts";
+
+/** A section of the report. */
+export interface Section {
+  /** Also the name of the part of the benchmarks. */
+  part: string;
+  title: string;
+  /** What is shown, and how to read it. */
+  text: string;
+  /** The charts, of the results of the part. */
+  charts(results: readonly Result[]): (Chart | undefined)[];
+}
+
+const TOUCHED: Record<string, string> = {
+  untouched: "left alone",
+  byte: "one byte rewritten",
+  rewritten: "all of it rewritten",
+  touched: "written and read",
+};
+
+function touchedName({ at }: Result): string {
+  return TOUCHED[String(at["touched"])] ?? String(at["touched"] ?? "");
+}
+
+function transport({ at }: Result): string {
+  return at["transport"] === undefined ? "" : `${at["transport"]}://`;
+}
+
+function joined(...words: string[]): string {
+  return words.filter((word) => word !== "").join(", ");
+}
+
+function slug(text: string): string {
+  return text.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
+}
+
+const BYTES = { label: "message", scale: "bytes" } as const;
+
+function guards(results: readonly Result[]): (Chart | undefined)[] {
+  const setting = ({ runtime, at }: Result): string =>
+    joined(
+      runtimeName(runtime),
+      Number(at["holding"] ?? 0) > 0
+        ? `receiver holding ${at["holding"]} messages`
+        : "released at once",
+    );
+  return groupBy(results, setting).map(([name, group]) => {
+    // What a message costs that is copied, in the same place: a copy does not mind what becomes of the buffer.
+    const copied = new Map<string, number>();
+    for (const { series, at, value } of group) {
+      if (series !== "copy") continue;
+      copied.set(`${at["bytes"]} ${at["touched"]}`, value);
+      if (at["touched"] === "untouched") copied.set(`${at["bytes"]}`, value);
+    }
+    const copyOf = ({ at }: Result): number | undefined =>
+      copied.get(`${at["bytes"]} ${at["touched"]}`) ?? copied.get(`${at["bytes"]}`);
+    return chart(group.filter((result) => copyOf(result) !== undefined), {
+      id: `guards-${slug(name)}`,
+      title: name,
+      kind: "lines",
+      along: "bytes",
+      x: BYTES,
+      y: { label: "time of a message, as a multiple of a copied one", scale: "log" },
+      panel: touchedName,
+      series: ({ series }) => series,
+      value: (result) => result.value / copyOf(result)!,
+      reference: { value: 1, label: "as long as a copy" },
+    });
+  });
+}
+
+function throughput(results: readonly Result[]): (Chart | undefined)[] {
+  return groupBy(results, transport).map(([name, group]) => {
+    const sizes = new Set(group.map(({ at }) => at["bytes"]));
+    return chart(group, {
+      id: `throughput-${slug(name)}`,
+      title: sizes.size === 1
+        ? joined(name, `messages of ${sizeName(Number([...sizes][0]))}`)
+        : name,
+      kind: sizes.size === 1 ? "bars" : "lines",
+      ...(sizes.size === 1 ? {} : { along: "bytes", x: BYTES }),
+      y: { label: "GB/s", scale: "linear" },
+      panel: touchedName,
+    });
+  });
+}
+
+/** A row for every series, a panel for every transport and size. */
+function rows(
+  results: readonly Result[],
+  kind: "bars" | "ranges",
+  scale: "linear" | "log",
+  more: { panel?: (result: Result) => string; series?: (result: Result) => string } = {},
+): (Chart | undefined)[] {
+  const { part } = results[0]!;
+  return groupBy(results, ({ unit }) => unit).map(([unit, group]) =>
+    chart(group, {
+      id: `${part}-${slug(unit)}`,
+      title: "",
+      kind,
+      y: { label: unit, scale },
+      panel: more.panel ?? (({ at, ...result }) =>
+        joined(
+          transport({ at, ...result }),
+          ...(typeof at["bytes"] === "number" ? [sizeName(at["bytes"])] : []),
+        )),
+      ...(more.series ? { series: more.series } : {}),
+    })
+  );
+}
+
+/** All sections, in their order. */
+export const sections: readonly Section[] = [
+  {
+    part: "guards",
+    title: "Where a guard costs less than a copy",
+    text:
+      "A message is sent and its buffer then left alone, touched, or rewritten at once. Each line is a guard, and its " +
+      "height is the time of a message divided by that of the same message copied before it is sent: below 1, " +
+      "guarding costs less than copying. “none” protects nothing and is what integrity is compared with. " +
+      "“auto” is the default and should follow the lowest of the safe ones.",
+    charts: guards,
+  },
+  {
+    part: "throughput",
+    title: "Throughput by transport",
+    text:
+      "Two processes, one sending as fast as the other takes. “Left alone” means that neither looks at the data, which " +
+      "is what the peers measure; “written and read” that the sender writes every byte and the receiver reads every byte.",
+    charts: throughput,
+  },
+  {
+    part: "latency",
+    title: "Latency",
+    text:
+      "Half a round trip. The thick bar holds the middle half of the samples and the line inside it the median; the " +
+      "thin line goes from the fastest to 99 in 100, and the dots beyond it are 999 in 1,000 and the slowest. A peer " +
+      "that tells no distribution is a single mark.",
+    charts: (results) => rows(results, "ranges", "log"),
+  },
+  {
+    part: "rate",
+    title: "Message rate",
+    text: "Small messages a second, one sender and one receiver.",
+    charts: (results) => rows(results, "bars", "linear"),
+  },
+  {
+    part: "overlap",
+    title: "Overlap of computation and communication",
+    text:
+      "A program posts a transfer and computes for as long as the transfer alone takes, without waiting anywhere. The " +
+      "share of the transfer that the computation hides: at 100 % both together take no longer than one of them.",
+    charts: (results) =>
+      rows(results, "bars", "linear", {
+        panel: (result) =>
+          joined(
+            transport(result),
+            String(result.at["side"] ?? ""),
+            ...(typeof result.at["bytes"] === "number" ? [sizeName(result.at["bytes"])] : []),
+          ),
+      }),
+  },
+  {
+    part: "inflight",
+    title: "Operations in flight",
+    text:
+      "What one operation costs while so many others are not completed. A flat line means that bookkeeping does not " +
+      "grow with what is outstanding.",
+    charts: (results) => {
+      const setting = (result: Result): string =>
+        joined(
+          transport(result),
+          ...(typeof result.at["bytes"] === "number" ? [sizeName(result.at["bytes"])] : []),
+        );
+      return [chart(results, {
+        id: "inflight",
+        title: "",
+        kind: "lines",
+        along: "inFlight",
+        x: { label: "operations in flight", scale: "log" },
+        y: { label: results[0]!.unit, scale: "linear" },
+        panel: setting,
+      })];
+    },
+  },
+  {
+    part: "memory",
+    title: "Memory of a connection",
+    text: "What an idle connection takes, and how that grows with their number.",
+    charts: (results) => {
+      const counts = new Set(results.map(({ at }) => at["connections"]));
+      const panel = (result: Result): string =>
+        joined(transport(result), String(result.at["what"] ?? ""));
+      if (counts.size < 2) return rows(results, "bars", "linear", { panel });
+      return [chart(results, {
+        id: "memory",
+        title: "",
+        kind: "lines",
+        along: "connections",
+        x: { label: "connections", scale: "log" },
+        y: { label: results[0]!.unit, scale: "linear" },
+        panel,
+      })];
+    },
+  },
+  {
+    part: "ffi",
+    title: "The cost of calling C",
+    text: "Single calls through the runtimes' foreign function interfaces, each in a loop.",
+    charts: (results) =>
+      rows(results, "bars", "log", {
+        panel: ({ at, runtime }) => joined(String(at["group"] ?? ""), runtimeName(runtime)),
+        series: ({ series }) => series,
+      }),
+  },
+  {
+    part: "interop",
+    title: "Copies in the network and in file I/O",
+    text:
+      "A file server and its client. Copies can be avoided in the network, in file I/O, in both, or in neither: the " +
+      "four ways of Brustoloni's “Interoperation of copy avoidance in network and file I/O” (INFOCOM 1999), which found the greatest " +
+      "benefit in avoiding both.",
+    charts: () => [],
+  },
+  {
+    part: "rdma",
+    title: "RDMA",
+    text:
+      "rdma:// between two processes on a soft-RoCE device in a virtual machine, against perftest on the same device. " +
+      "The device is emulated: what counts here is how the two compare.",
+    charts: (results) =>
+      groupBy(results, ({ unit, at }) => `${at["what"] ?? ""} ${unit}`).map(([name, group]) => {
+        const lines = new Set(group.map(({ at }) => at["bytes"])).size > 1;
+        return chart(group, {
+          id: `rdma-${slug(name)}`,
+          title: String(group[0]!.at["what"] ?? ""),
+          kind: lines ? "lines" : "bars",
+          ...(lines ? { along: "bytes", x: BYTES } : {}),
+          y: {
+            label: group[0]!.unit,
+            scale: lines && group[0]!.unit !== "GB/s" ? "log" : "linear",
+          },
+          panel: (result) => joined(touchedName(result)),
+        });
+      }),
+  },
+];
+
+/** The charts of a section; the ones without results are left out. */
+export function chartsOf({ charts, part }: Section, results: readonly Result[]): Chart[] {
+  const own = results.filter((result) => result.part === part);
+  return own.length === 0 ? [] : charts(own).filter((each) => each !== undefined);
+}

@@ -1,0 +1,132 @@
+/**
+ * The first lines of the report: what was found, in sentences, every figure taken from the results.
+ *
+ * @module
+ */
+import type { Result } from "../../bench/results.ts";
+import { sizeName } from "../../bench/stats.ts";
+import { runtimeName } from "./chart.ts";
+import { quantity } from "./format.ts";
+import { type Html, html } from "./html.ts";
+
+type At = Record<string, string | number>;
+
+/** The result of a series at a place; of Deno where there are several. */
+export function find(
+  results: readonly Result[],
+  part: string,
+  series: string,
+  at: At = {},
+  runtime?: string,
+): Result | undefined {
+  const found = results.filter((result) =>
+    result.part === part && result.series === series &&
+    (runtime === undefined || result.runtime === runtime) &&
+    Object.entries(at).every(([key, value]) => result.at[key] === value)
+  );
+  return found.find((result) => result.runtime === "deno") ?? found[0];
+}
+
+function strong(result: Result): Html {
+  return html`<strong>${quantity(result.value, result.unit)}</strong>`;
+}
+
+function on({ runtime }: Result): string {
+  return runtime === undefined ? "" : ` on ${runtimeName(runtime)}`;
+}
+
+/** The smallest size from which on a message left alone costs less guarded than copied. */
+export function crossover(results: readonly Result[], runtime: string): number | undefined {
+  const at = (bytes: number, series: string): number | undefined =>
+    find(results, "guards", series, { bytes, touched: "untouched", holding: 0 }, runtime)?.value;
+  const sizes = [
+    ...new Set(results.filter(({ part }) => part === "guards").map(({ at }) => at["bytes"])),
+  ]
+    .filter((bytes) => typeof bytes === "number").sort((a, b) => b - a);
+  let least: number | undefined;
+  for (const bytes of sizes) {
+    const cow = at(bytes, "cow"), copy = at(bytes, "copy");
+    if (cow === undefined || copy === undefined) continue;
+    if (cow > copy) break;
+    least = bytes;
+  }
+  return least;
+}
+
+function guards(results: readonly Result[]): Html | undefined {
+  const bytes = 1 << 20, at = { bytes, touched: "untouched", holding: 0 };
+  const cow = find(results, "guards", "cow", at), copy = find(results, "guards", "copy", at);
+  const none = find(results, "guards", "none", at);
+  if (!cow || !copy) return undefined;
+  const from = crossover(results, cow.runtime ?? "");
+  const rest = from === undefined
+    ? html`, and no size was found from which on guarding costs less than copying`
+    : html`; guarding costs less than copying from <strong>${sizeName(from)}</strong> on`;
+  return html`A message of 1 MiB whose buffer is guarded while it is in flight takes ${
+    strong(cow)
+  }${on(cow)}, ${strong(copy)} if it is copied first${
+    none ? html`, and ${strong(none)} without any protection` : ""
+  }${rest}.`;
+}
+
+function against(results: readonly Result[], part: string, at: At): Html | undefined {
+  const moat = find(results, part, "moat", at);
+  if (!moat) return undefined;
+  const ucx = find(results, part, "ucx_perftest", at);
+  return html`${strong(moat)}${
+    ucx
+      ? html`
+        (ucx_perftest: ${quantity(ucx.value, ucx.unit)})
+      `
+      : ""
+  }`;
+}
+
+function transfers(results: readonly Result[]): Html | undefined {
+  const shm = { transport: "shm" };
+  const bulk = against(results, "throughput", { ...shm, bytes: 1 << 20, touched: "untouched" });
+  const small = against(results, "latency", { ...shm, bytes: 8 });
+  if (!bulk && !small) return undefined;
+  return html`Between two processes of one machine, ${
+    bulk ? html`messages of 1 MiB that nobody looks at pass at ${bulk}` : ""
+  }${
+    bulk && small
+      ? html`
+        , and
+      `
+      : ""
+  }${small ? html`one of 8 bytes is there after ${small}` : ""}.`;
+}
+
+function scaling(results: readonly Result[]): Html | undefined {
+  const said: Html[] = [];
+  const overlaps = results.filter(({ part, series }) => part === "overlap" && series === "moat");
+  if (overlaps.length > 0) {
+    const least = overlaps.reduce((a, b) => a.value <= b.value ? a : b);
+    const most = overlaps.reduce((a, b) => a.value >= b.value ? a : b);
+    said.push(html`${strong(least)} to ${strong(most)} of a transfer is hidden behind computation`);
+  }
+  const counts = results
+    .filter(({ part, series, runtime }) =>
+      part === "inflight" && series === "moat" && runtime === "deno"
+    )
+    .sort((a, b) => Number(a.at["inFlight"]) - Number(b.at["inFlight"]));
+  const first = counts[0];
+  const last = counts.findLast(({ at }) => at["transport"] === first?.at["transport"]);
+  if (first && last && last !== first) {
+    said.push(
+      html`an operation among ${
+        Number(last.at["inFlight"]).toLocaleString("en")
+      } in flight costs <strong>${
+        (last.value / first.value).toFixed(2)
+      } times</strong> that among ${String(first.at["inFlight"])}`,
+    );
+  }
+  if (said.length === 0) return undefined;
+  return html`${said.map((each, i) => i === 0 ? each : html`; ${each}`)}.`;
+}
+
+/** The sentences for which there are results. */
+export function summary(results: readonly Result[]): Html[] {
+  return [guards, transfers, scaling].flatMap((sentence) => sentence(results) ?? []);
+}
