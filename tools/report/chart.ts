@@ -9,8 +9,11 @@ import { styleOf } from "./style.ts";
 
 /** A figure at its place in a chart. */
 export interface Point {
+  /** What gives it its colour. */
   series: string;
-  /** On a chart of bars or ranges, which have no second axis, 0. */
+  /** Where it stands on a chart that has rows: all that are not of lines. */
+  row: string;
+  /** The place along the axis of a chart of lines. */
   x: number;
   y: number;
   result: Result;
@@ -29,11 +32,11 @@ export interface Axis {
   scale: "bytes" | "log" | "linear";
 }
 
-/** Lines over an axis, bars beside each other, or distributions beside each other. */
+/** Lines over an axis; or rows of bars, of dots where there is no zero to begin a bar at, or of distributions. */
 export interface Chart {
   id: string;
   title: string;
-  kind: "lines" | "bars" | "ranges";
+  kind: "lines" | "bars" | "dots" | "ranges";
   x: Axis;
   y: Axis;
   /** A line at this value of y. */
@@ -56,6 +59,8 @@ export interface ChartOptions {
   panel?: (result: Result) => string;
   /** The line, bar or distribution of a result. */
   series?: (result: Result) => string;
+  /** Its row, if that is not the same. */
+  row?: (result: Result) => string;
   value?: (result: Result) => number;
   reference?: Chart["reference"];
 }
@@ -88,8 +93,8 @@ export function groupBy<T>(items: readonly T[], key: (item: T) => string): [stri
 
 /** Makes a chart of results; undefined if there are none. */
 export function chart(results: readonly Result[], options: ChartOptions): Chart | undefined {
-  const { along, panel = (): string => "", series = seriesName, value = (r): number => r.value } =
-    options;
+  const { along, panel = (): string => "", series = seriesName, row = series } = options;
+  const value = options.value ?? ((result: Result): number => result.value);
   // A place that is no number is not on the axis.
   const placed = results.filter(({ at }) => along === undefined || typeof at[along] === "number");
   if (placed.length === 0) return undefined;
@@ -97,6 +102,7 @@ export function chart(results: readonly Result[], options: ChartOptions): Chart 
     title,
     points: members.map((result) => ({
       series: series(result),
+      row: row(result),
       x: along === undefined ? 0 : result.at[along] as number,
       y: value(result),
       result,
@@ -118,4 +124,12 @@ export function chart(results: readonly Result[], options: ChartOptions): Chart 
 export function seriesOf({ panels }: Chart): string[] {
   const names = new Set(panels.flatMap(({ points }) => points.map(({ series }) => series)));
   return [...names].sort((a, b) => styleOf(a).order - styleOf(b).order || a.localeCompare(b));
+}
+
+/** The rows of a panel, each once: as its series are ordered, or as they come. */
+export function rowsOf(chart: Chart, { points }: Panel): string[] {
+  const rows = [...new Set(points.map(({ row }) => row))];
+  if (points.some(({ row, series }) => row !== series)) return rows;
+  const order = seriesOf(chart);
+  return rows.sort((a, b) => order.indexOf(a) - order.indexOf(b));
 }

@@ -5,20 +5,19 @@
  */
 import { sizeName } from "../../bench/stats.ts";
 
-/** A number in three digits, with a thin group separator where it is long. */
+/** A number in three digits. */
 export function number(value: number): string {
   const size = Math.abs(value);
   if (size === 0) return "0";
   if (size >= 1e15 || size < 1e-4) return value.toExponential(2);
-  const fraction = Math.max(0, 2 - Math.floor(Math.log10(size)));
-  return value.toLocaleString("en", { maximumFractionDigits: size >= 100 ? 0 : fraction });
+  return Number(value.toPrecision(3)).toLocaleString("en", { maximumFractionDigits: 7 });
 }
 
 /** A figure with its unit. */
 export function quantity(value: number, unit: string): string {
   switch (unit) {
     case "ratio":
-      return `${number(value * 100)} %`;
+      return `${number(value * 100)} %`;
     case "ns":
       return value >= 1e6
         ? `${number(value / 1e6)} ms`
@@ -49,7 +48,7 @@ export function unitName(unit: string): string {
 
 /** A number on an axis. */
 export function tick(value: number, unit: string): string {
-  if (unit === "ratio") return `${number(value * 100)} %`;
+  if (unit === "ratio") return `${number(value * 100)} %`;
   if (value >= 1e6) return `${number(value / 1e6)}M`;
   return value >= 1e4 ? `${number(value / 1e3)}k` : number(value);
 }

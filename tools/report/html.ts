@@ -26,7 +26,7 @@ function textOf(content: Content): string {
 }
 
 /** A template of markup: everything put into it is text, unless it is markup itself. */
-export function html(parts: TemplateStringsArray, ...contents: Content[]): Html {
+export function markup(parts: TemplateStringsArray, ...contents: Content[]): Html {
   return new Html(parts.map((part, i) => part + textOf(contents[i])).join(""));
 }
 

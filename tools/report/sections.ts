@@ -19,10 +19,10 @@ export interface Section {
 }
 
 const TOUCHED: Record<string, string> = {
-  untouched: "left alone",
-  byte: "one byte rewritten",
-  rewritten: "all of it rewritten",
-  touched: "written and read",
+  untouched: "Left alone",
+  byte: "One byte rewritten",
+  rewritten: "All of it rewritten",
+  touched: "Written and read",
 };
 
 function touchedName({ at }: Result): string {
@@ -41,14 +41,14 @@ function slug(text: string): string {
   return text.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
 }
 
-const BYTES = { label: "message", scale: "bytes" } as const;
+const BYTES = { label: "size of a message", scale: "bytes" } as const;
 
 function guards(results: readonly Result[]): (Chart | undefined)[] {
   const setting = ({ runtime, at }: Result): string =>
     joined(
       runtimeName(runtime),
       Number(at["holding"] ?? 0) > 0
-        ? `receiver holding ${at["holding"]} messages`
+        ? `released when ${at["holding"]} others have come`
         : "released at once",
     );
   return groupBy(results, setting).map(([name, group]) => {
@@ -76,6 +76,12 @@ function guards(results: readonly Result[]): (Chart | undefined)[] {
   });
 }
 
+/** How far apart figures are drawn: those that differ by more than ten times cannot be read off a linear axis. */
+function spread(results: readonly Result[]): "linear" | "log" {
+  const all = results.map(({ value }) => value);
+  return Math.max(...all) > 10 * Math.min(...all) ? "log" : "linear";
+}
+
 function throughput(results: readonly Result[]): (Chart | undefined)[] {
   return groupBy(results, transport).map(([name, group]) => {
     const sizes = new Set(group.map(({ at }) => at["bytes"]));
@@ -86,7 +92,7 @@ function throughput(results: readonly Result[]): (Chart | undefined)[] {
         : name,
       kind: sizes.size === 1 ? "bars" : "lines",
       ...(sizes.size === 1 ? {} : { along: "bytes", x: BYTES }),
-      y: { label: "GB/s", scale: "linear" },
+      y: { label: "GB/s", scale: sizes.size === 1 ? "linear" : spread(group) },
       panel: touchedName,
     });
   });
@@ -97,7 +103,7 @@ function rows(
   results: readonly Result[],
   kind: "bars" | "ranges",
   scale: "linear" | "log",
-  more: { panel?: (result: Result) => string; series?: (result: Result) => string } = {},
+  more: { panel?: (result: Result) => string; label?: string } = {},
 ): (Chart | undefined)[] {
   const { part } = results[0]!;
   return groupBy(results, ({ unit }) => unit).map(([unit, group]) =>
@@ -105,13 +111,12 @@ function rows(
       id: `${part}-${slug(unit)}`,
       title: "",
       kind,
-      y: { label: unit, scale },
+      y: { label: more.label ?? unit, scale },
       panel: more.panel ?? (({ at, ...result }) =>
         joined(
           transport({ at, ...result }),
           ...(typeof at["bytes"] === "number" ? [sizeName(at["bytes"])] : []),
         )),
-      ...(more.series ? { series: more.series } : {}),
     })
   );
 }
@@ -140,9 +145,9 @@ export const sections: readonly Section[] = [
     part: "latency",
     title: "Latency",
     text:
-      "Half a round trip. The thick bar holds the middle half of the samples and the line inside it the median; the " +
-      "thin line goes from the fastest to 99 in 100, and the dots beyond it are 999 in 1,000 and the slowest. A peer " +
-      "that tells no distribution is a single mark.",
+      "Half a round trip. The thick bar holds the middle half of the samples, the upright line is the median, the thin line " +
+      "goes from the fastest to 99 in 100, and the dot is 999 in 1,000. The slowest are in the table. A peer that tells " +
+      "no distribution is a single mark.",
     charts: (results) => rows(results, "ranges", "log"),
   },
   {
@@ -156,9 +161,10 @@ export const sections: readonly Section[] = [
     title: "Overlap of computation and communication",
     text:
       "A program posts a transfer and computes for as long as the transfer alone takes, without waiting anywhere. The " +
-      "share of the transfer that the computation hides: at 100 % both together take no longer than one of them.",
+      "share of the transfer that the computation hides: at 100 % both together take no longer than one of them.",
     charts: (results) =>
       rows(results, "bars", "linear", {
+        label: "share of the transfer that is hidden",
         panel: (result) =>
           joined(
             transport(result),
@@ -213,19 +219,25 @@ export const sections: readonly Section[] = [
   {
     part: "ffi",
     title: "The cost of calling C",
-    text: "Single calls through the runtimes' foreign function interfaces, each in a loop.",
-    charts: (results) =>
-      rows(results, "bars", "log", {
-        panel: ({ at, runtime }) => joined(String(at["group"] ?? ""), runtimeName(runtime)),
-        series: ({ series }) => series,
+    text: "Single calls through the runtimes’ foreign function interfaces, each in a loop.",
+    charts: (results) => [
+      chart(results, {
+        id: "ffi",
+        title: "",
+        kind: "dots",
+        y: { label: results[0]!.unit, scale: "log" },
+        panel: ({ at }) => String(at["group"] ?? ""),
+        series: ({ runtime }) => runtimeName(runtime),
+        row: ({ series }) => series,
       }),
+    ],
   },
   {
     part: "interop",
     title: "Copies in the network and in file I/O",
     text:
       "A file server and its client. Copies can be avoided in the network, in file I/O, in both, or in neither: the " +
-      "four ways of Brustoloni's “Interoperation of copy avoidance in network and file I/O” (INFOCOM 1999), which found the greatest " +
+      "four ways of Brustoloni’s “Interoperation of copy avoidance in network and file I/O” (INFOCOM 1999), which found the greatest " +
       "benefit in avoiding both.",
     charts: () => [],
   },

@@ -7,7 +7,7 @@ import type { Result } from "../../bench/results.ts";
 import { sizeName } from "../../bench/stats.ts";
 import { runtimeName } from "./chart.ts";
 import { quantity } from "./format.ts";
-import { type Html, html } from "./html.ts";
+import { type Html, markup } from "./html.ts";
 
 type At = Record<string, string | number>;
 
@@ -28,7 +28,7 @@ export function find(
 }
 
 function strong(result: Result): Html {
-  return html`<strong>${quantity(result.value, result.unit)}</strong>`;
+  return markup`<strong>${quantity(result.value, result.unit)}</strong>`;
 }
 
 function on({ runtime }: Result): string {
@@ -60,12 +60,12 @@ function guards(results: readonly Result[]): Html | undefined {
   if (!cow || !copy) return undefined;
   const from = crossover(results, cow.runtime ?? "");
   const rest = from === undefined
-    ? html`, and no size was found from which on guarding costs less than copying`
-    : html`; guarding costs less than copying from <strong>${sizeName(from)}</strong> on`;
-  return html`A message of 1 MiB whose buffer is guarded while it is in flight takes ${
+    ? markup`, and no size was found from which on guarding costs less than copying`
+    : markup`; guarding costs less than copying from <strong>${sizeName(from)}</strong> on`;
+  return markup`A message of 1 MiB whose buffer is guarded while it is in flight takes ${
     strong(cow)
   }${on(cow)}, ${strong(copy)} if it is copied first${
-    none ? html`, and ${strong(none)} without any protection` : ""
+    none ? markup`, and ${strong(none)} without any protection` : ""
   }${rest}.`;
 }
 
@@ -73,12 +73,8 @@ function against(results: readonly Result[], part: string, at: At): Html | undef
   const moat = find(results, part, "moat", at);
   if (!moat) return undefined;
   const ucx = find(results, part, "ucx_perftest", at);
-  return html`${strong(moat)}${
-    ucx
-      ? html`
-        (ucx_perftest: ${quantity(ucx.value, ucx.unit)})
-      `
-      : ""
+  return markup`${strong(moat)}${
+    ucx ? markup` (ucx_perftest: ${quantity(ucx.value, ucx.unit)})` : ""
   }`;
 }
 
@@ -87,15 +83,9 @@ function transfers(results: readonly Result[]): Html | undefined {
   const bulk = against(results, "throughput", { ...shm, bytes: 1 << 20, touched: "untouched" });
   const small = against(results, "latency", { ...shm, bytes: 8 });
   if (!bulk && !small) return undefined;
-  return html`Between two processes of one machine, ${
-    bulk ? html`messages of 1 MiB that nobody looks at pass at ${bulk}` : ""
-  }${
-    bulk && small
-      ? html`
-        , and
-      `
-      : ""
-  }${small ? html`one of 8 bytes is there after ${small}` : ""}.`;
+  return markup`Between two processes of one machine, ${
+    bulk ? markup`messages of 1 MiB that neither side looks at pass at ${bulk}` : ""
+  }${bulk && small ? ", and " : ""}${small ? markup`one of 8 bytes is there after ${small}` : ""}.`;
 }
 
 function scaling(results: readonly Result[]): Html | undefined {
@@ -104,7 +94,10 @@ function scaling(results: readonly Result[]): Html | undefined {
   if (overlaps.length > 0) {
     const least = overlaps.reduce((a, b) => a.value <= b.value ? a : b);
     const most = overlaps.reduce((a, b) => a.value >= b.value ? a : b);
-    said.push(html`${strong(least)} to ${strong(most)} of a transfer is hidden behind computation`);
+    const range = least.value === most.value
+      ? strong(most)
+      : markup`${strong(least)} to ${strong(most)}`;
+    said.push(markup`Of a transfer, ${range} is hidden behind computation that waits nowhere`);
   }
   const counts = results
     .filter(({ part, series, runtime }) =>
@@ -115,7 +108,7 @@ function scaling(results: readonly Result[]): Html | undefined {
   const last = counts.findLast(({ at }) => at["transport"] === first?.at["transport"]);
   if (first && last && last !== first) {
     said.push(
-      html`an operation among ${
+      markup`an operation among ${
         Number(last.at["inFlight"]).toLocaleString("en")
       } in flight costs <strong>${
         (last.value / first.value).toFixed(2)
@@ -123,7 +116,7 @@ function scaling(results: readonly Result[]): Html | undefined {
     );
   }
   if (said.length === 0) return undefined;
-  return html`${said.map((each, i) => i === 0 ? each : html`; ${each}`)}.`;
+  return markup`${said.map((each, i) => i === 0 ? each : markup`; ${each}`)}.`;
 }
 
 /** The sentences for which there are results. */

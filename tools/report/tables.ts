@@ -6,7 +6,7 @@
 import type { Quantiles, Result } from "../../bench/results.ts";
 import { groupBy, runtimeName, seriesName } from "./chart.ts";
 import { number, place, quantity, unitName } from "./format.ts";
-import { type Html, html } from "./html.ts";
+import { type Html, markup } from "./html.ts";
 
 const QUANTILES: [keyof Quantiles, string][] = [
   ["min", "fastest"],
@@ -47,31 +47,37 @@ export function resultTable(results: readonly Result[], caption: string): Html {
   const columns = all.filter(({ cell }) => results.some((each) => cell(each) !== undefined));
   const attribute = ({ figure }: Column): Html =>
     figure
-      ? html`
+      ? markup`
         class="figure"
       `
-      : html``;
-  return html`
+      : markup``;
+  return markup`
     <div class="scroll" tabindex="0" role="region" aria-label="${caption}">
       <table>
         <caption>${caption}</caption>
         <thead>
-          <tr>${columns.map((column) =>
-            html`
+          <tr>${
+    columns.map((column) =>
+      markup`
               <th scope="col" ${attribute(column)}>${column.name}</th>
             `
-          )}</tr>
+    )
+  }</tr>
         </thead>
         <tbody>
-    ${results.map((result) =>
-      html`
-        <tr>${columns.map((column, i) =>
+    ${
+    results.map((result) =>
+      markup`
+        <tr>${
+        columns.map((column, i) =>
           i === 0
-            ? html`<th scope="row">${column.cell(result)}</th>`
-            : html`<td${attribute(column)}>${column.cell(result)}</td>`
-        )}</tr>
+            ? markup`<th scope="row">${column.cell(result)}</th>`
+            : markup`<td${attribute(column)}>${column.cell(result)}</td>`
+        )
+      }</tr>
       `
-    )}</tbody>
+    )
+  }</tbody>
       </table>
     </div>
   `;
@@ -79,10 +85,10 @@ export function resultTable(results: readonly Result[], caption: string): Html {
 
 /** How results were measured: each method once, with what was measured by it. */
 export function howList(results: readonly Result[]): Html {
-  return html`<dl class="how">${
+  return markup`<dl class="how">${
     groupBy(results, ({ how }) => how).map(([how, members]) => {
       const names = [...new Set(members.map(seriesName))];
-      return html`
+      return markup`
         <dt>${names.join("; ")}</dt>
         <dd><code>${how}</code></dd>
       `;
@@ -101,7 +107,7 @@ export function interopTables(results: readonly Result[]): Html {
     ({ at, runtime }) =>
       [`${at["transport"] ?? ""}://`, runtimeName(runtime)].filter(Boolean).join(", "),
   );
-  return html`<div class="ways">${
+  return markup`<div class="ways">${
     groups.map(([name, group]) => {
       const rates = group.filter(({ unit }) => unit === "GB/s");
       const best = Math.max(...rates.map(({ value }) => value));
@@ -110,28 +116,30 @@ export function interopTables(results: readonly Result[]): Html {
         const rate = own.find(({ unit }) => unit === "GB/s");
         const share = rate ? (100 * rate.value / best).toFixed(1) : "0";
         const others = own.filter((result) => result !== rate);
-        return html`<td><div class="rate"><b>${
+        return markup`<td><div class="rate"><b>${
           rate ? quantity(rate.value, rate.unit) : "–"
         }</b><i style="width:${share}%"></i></div>${
           others.map((other) =>
-            html`<small>${
+            markup`<small>${
               [String(other.at["what"] ?? ""), quantity(other.value, other.unit)].filter(Boolean)
                 .join(": ")
             }</small>`
           )
         }</td>`;
       };
-      return html`
+      return markup`
         <table class="way">
           <caption>${name}</caption>
           <thead>
-            <tr><td></td>${WAYS.map((file) => html`<th scope="col">file ${file}</th>`)}</tr>
+            <tr><td></td>${WAYS.map((file) => markup`<th scope="col">file ${file}</th>`)}</tr>
           </thead>
-          <tbody>${WAYS.map((network) =>
-            html`<tr><th scope="row">network ${network}</th>${
-              WAYS.map((file) => cell(network, file))
-            }</tr>`
-          )}</tbody>
+          <tbody>${
+        WAYS.map((network) =>
+          markup`<tr><th scope="row">network ${network}</th>${
+            WAYS.map((file) => cell(network, file))
+          }</tr>`
+        )
+      }</tbody>
         </table>
       `;
     })

@@ -7,7 +7,8 @@
 /** Powers of two from `least` to `most`, at most so many of them, evenly spread. */
 export function bytesTicks(least: number, most: number, count: number): number[] {
   const first = Math.ceil(Math.log2(least)), last = Math.floor(Math.log2(most));
-  const step = Math.max(1, Math.ceil((last - first) / Math.max(1, count - 1)));
+  // From KiB to MiB it is 10 powers: 4 KiB, 64 KiB, 1 MiB.
+  const step = [1, 2, 4, 5, 10].find((each) => Math.floor((last - first) / each) < count) ?? 20;
   const ticks: number[] = [];
   for (let power = first; power <= last; power += step) ticks.push(2 ** power);
   return ticks;
@@ -15,12 +16,12 @@ export function bytesTicks(least: number, most: number, count: number): number[]
 
 /** Round numbers from `least` to `most`: as fine as they may be with at most so many of them. */
 export function logTicks(least: number, most: number, count: number): number[] {
-  for (const digits of [[1, 1.5, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]]) {
+  for (const digits of [[1, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]]) {
     const ticks = round(least, most, digits);
     if (ticks.length <= count) return ticks;
   }
   const powers = round(least, most, [1]);
-  const step = Math.ceil(powers.length / count);
+  const step = Math.ceil(powers.length / Math.max(1, count));
   return powers.filter((_, i) => i % step === 0);
 }
 

@@ -6,13 +6,14 @@
  * @module
  */
 import * as Plot from "@observablehq/plot@0.6.17";
-import { type Axis, type Chart, type Panel, type Point, seriesOf } from "../chart.ts";
+import type { Quantiles } from "../../../bench/results.ts";
+import { type Axis, type Chart, type Panel, type Point, rowsOf, seriesOf } from "../chart.ts";
 import { number, quantity, tick } from "../format.ts";
 import { styleOf } from "../style.ts";
 import { bytesTicks, logTicks } from "../ticks.ts";
 import { sizeName } from "../../../bench/stats.ts";
 
-const BAR = 26, INK = "var(--ink)", SOFT = "var(--rule)";
+const INK = "var(--ink)", SOFT = "var(--rule)";
 
 function color(series: string): string {
   return `var(--${styleOf(series).color})`;
@@ -46,31 +47,60 @@ function unitOf(chart: Chart): string {
     : chart.results[0]!.unit;
 }
 
-/** The scale of an axis on which figures are, with ticks that fit. */
+interface Scaled {
+  options: Plot.ScaleOptions;
+  ticks: number | number[];
+  format: (value: number) => string;
+}
+
+/** The scale of an axis on which these values are, with ticks that fit in so many pixels. */
 function scale(
   { scale: form }: Axis,
   values: readonly number[],
   unit: string,
-  ticks: number,
-): Plot.ScaleOptions {
+  room: number,
+): Scaled {
   const least = Math.min(...values), most = Math.max(...values);
   if (form === "bytes") {
-    const all = bytesTicks(least, most, ticks);
-    return { type: "log", base: 2, domain: [least, most], ticks: all, tickFormat: sizeName };
+    const ticks = bytesTicks(least, most, Math.floor(room / 58));
+    return { options: { type: "log", base: 2, domain: [least, most] }, ticks, format: sizeName };
   }
-  const tickFormat = (value: number): string => tick(value, unit);
+  const format = (value: number): string => tick(value, unit);
   if (form === "log") {
     const margin = Math.max(1.04, (most / least) ** 0.04);
-    const domain = [least / margin, most * margin];
-    return { type: "log", domain, ticks: logTicks(domain[0]!, domain[1]!, ticks), tickFormat };
+    const domain: [number, number] = [least / margin, most * margin];
+    const ticks = logTicks(...domain, Math.floor(room / 44));
+    return { options: { type: "log", domain }, ticks, format };
   }
-  return { domain: [0, unit === "ratio" ? 1 : most * 1.06], ticks, tickFormat };
+  const domain = [0, unit === "ratio" ? 1 : most * 1.06];
+  return { options: { domain }, ticks: Math.max(2, Math.floor(room / 70)), format };
+}
+
+/** The axis: by hand where the ticks are, because a logarithmic scale would leave out some of their labels. */
+function axis(kind: "X" | "Y", { ticks, format }: Scaled, tickSize: number): Plot.Markish {
+  const all = { label: null, tickSize, fontSize: 12 };
+  if (typeof ticks === "number") {
+    const own = { ...all, ticks, tickFormat: format };
+    return kind === "X" ? Plot.axisX(own) : Plot.axisY(own);
+  }
+  const own = { ...all, text: format };
+  return kind === "X" ? Plot.axisX(ticks, own) : Plot.axisY(ticks, own);
+}
+
+function grid(kind: "X" | "Y", { ticks }: Scaled): Plot.Markish {
+  const all = { stroke: SOFT, strokeOpacity: 1 };
+  if (typeof ticks === "number") {
+    return kind === "X" ? Plot.gridX({ ...all, ticks }) : Plot.gridY({ ...all, ticks });
+  }
+  return kind === "X" ? Plot.gridX(ticks, all) : Plot.gridY(ticks, all);
 }
 
 function values(chart: Chart): number[] {
   const all = chart.panels.flatMap(({ points }) => points);
   const spread = chart.kind === "ranges"
-    ? all.flatMap(({ result: { quantiles } }) => quantiles ? [quantiles.min, quantiles.max] : [])
+    ? all.flatMap(({ result: { quantiles } }) =>
+      quantiles ? [quantiles.min, quantiles.p999 ?? quantiles.p99] : []
+    )
     : [];
   return [...all.map(({ y }) => y), ...spread, ...(chart.reference ? [chart.reference.value] : [])];
 }
@@ -94,23 +124,21 @@ function lines(chart: Chart, panel: Panel, width: number): Plot.PlotOptions {
   const series = seriesOf(chart).filter((name) => points.some((point) => point.series === name));
   const xs = chart.panels.flatMap((each) => each.points.map(({ x }) => x));
   const { reference } = chart;
+  const height = Math.round(Math.min(320, Math.max(220, width * 0.62)));
+  const x = scale(chart.x, xs, "", width - 60);
+  const y = scale(chart.y, values(chart), unitOf(chart), height + 40);
   return {
-    height: Math.round(Math.min(320, Math.max(230, width * 0.62))),
+    height,
+    marginTop: 10,
     marginLeft: 44,
-    marginRight: 18,
-    marginBottom: 34,
-    x: {
-      ...scale(chart.x, xs, "", Math.max(2, Math.floor(width / 76))),
-      label: chart.x.label,
-      labelAnchor: "right",
-      labelArrow: "none",
-      tickSize: 4,
-      insetLeft: 6,
-      insetRight: 6,
-    },
-    y: { ...scale(chart.y, values(chart), unitOf(chart), 6), label: null, tickSize: 0 },
+    marginRight: 22,
+    marginBottom: 26,
+    x: { ...x.options, insetLeft: 6, insetRight: 6, axis: null },
+    y: { ...y.options, axis: null },
     marks: [
-      Plot.gridY({ stroke: SOFT, strokeOpacity: 1 }),
+      grid("Y", y),
+      axis("X", x, 4),
+      axis("Y", y, 0),
       ...(reference
         ? [Plot.ruleY([reference.value], { stroke: INK, strokeOpacity: 0.55, strokeWidth: 1.2 })]
         : []),
@@ -124,7 +152,7 @@ function lines(chart: Chart, panel: Panel, width: number): Plot.PlotOptions {
             ...(dash ? { strokeDasharray: dash } : {}),
           }),
           Plot.dot(own, {
-            ...{ x: "x", y: "y", symbol, r: 3.4, fill: color(name) },
+            ...{ x: "x", y: "y", symbol, r: 3.6, fill: color(name) },
             ...{ stroke: "var(--paper)", strokeWidth: 0.8 },
           }),
         ];
@@ -138,99 +166,100 @@ function lines(chart: Chart, panel: Panel, width: number): Plot.PlotOptions {
   };
 }
 
-/** A row for every series: its name above, so that a narrow page has room for the figures. */
+/** The value that a row stands for, in words. */
+function words({ result }: Point): string {
+  return quantity(result.quantiles?.p50 ?? result.value, result.unit);
+}
+
+/** Rows with their names beside them; above them where it is narrow, so that the figures have room. */
 function rows(chart: Chart, panel: Panel, width: number): Plot.PlotOptions {
-  const { points } = panel;
-  const order = seriesOf(chart);
-  const names = [...new Set(points.map(({ series }) => series))].sort((a, b) =>
-    order.indexOf(a) - order.indexOf(b)
-  );
-  const wide = width >= 560;
-  const longest = Math.max(...names.map((name) => name.length));
-  const marginLeft = wide ? Math.min(260, Math.max(110, longest * 6.9 + 16)) : 8;
-  const row = chart.kind === "ranges" ? 34 : wide ? BAR : 40;
-  const unit = unitOf(chart);
-  const y = { domain: names, label: null, tickSize: 0, padding: wide ? 0.34 : 0.62 };
-  const x = scale(chart.y, values(chart), unit, Math.max(2, Math.floor((width - marginLeft) / 90)));
-  const least = (x.domain as number[])[0]!;
-  const marks: Plot.Markish[] = [Plot.gridX({ stroke: SOFT, strokeOpacity: 1 })];
-  if (chart.kind === "bars") {
-    marks.push(
-      Plot.barX(points, {
-        ...{ x1: () => least, x2: "y", y: "series", rx2: 2 },
-        fill: (point: Point) => color(point.series),
-        fillOpacity: 0.85,
-      }),
-      Plot.text(points, {
-        ...{ x: "y", y: "series", textAnchor: "start", dx: 6, fill: INK },
-        text: (point: Point) => quantity(point.result.value, point.result.unit),
-        stroke: "var(--paper)",
-        strokeWidth: 4,
-      }),
-    );
-  } else {
-    marks.push(...ranges(points));
-  }
-  if (chart.reference) {
-    marks.push(Plot.ruleX([chart.reference.value], { stroke: INK, strokeDasharray: "3 3" }));
-  }
-  if (wide) marks.push(Plot.axisY({ tickSize: 0, label: null, fill: INK, fontSize: 13 }));
-  else {
-    marks.push(Plot.text(names, {
-      ...{ y: (name: string) => name, text: (name: string) => name, frameAnchor: "left" as const },
-      ...{ textAnchor: "start" as const, dx: 0, dy: -16, fill: INK, fontSize: 13 },
-    }));
-  }
-  marks.push(tip(points, chart, { x: "y", y: "series" }));
+  const { points } = panel, { kind } = chart;
+  const names = rowsOf(chart, panel);
+  const longest = (texts: string[]): number => 7 * Math.max(...texts.map(({ length }) => length));
+  const label = longest(names) + 18;
+  const beside = width >= 400 && label < width * 0.45;
+  const marginLeft = beside ? label : 4;
+  const marginRight = kind === "dots" ? 28 : longest(points.map(words)) + 14;
+  const x = scale(chart.y, values(chart), unitOf(chart), width - marginLeft - marginRight);
+  const text = { fill: INK, fontSize: 12.5, stroke: "var(--paper)", strokeWidth: 4 };
+  const above = { ...text, textAnchor: "start" as const, frameAnchor: "left" as const, dy: -17 };
+  const row = (kind === "ranges" ? 30 : 26) + (beside ? 0 : 20);
   return {
-    height: names.length * row + 34 + (wide ? 0 : 12),
+    height: names.length * row + 30 + (beside ? 4 : 10),
     marginLeft,
-    marginRight: chart.kind === "bars" ? 110 : 24,
-    marginTop: wide ? 6 : 16,
-    marginBottom: 28,
-    x: { ...x, label: null, tickSize: 0 },
-    y: { ...y, axis: null },
-    marks,
+    marginRight,
+    marginTop: beside ? 4 : 10,
+    marginBottom: 26,
+    x: { ...x.options, axis: null },
+    y: { domain: names, axis: null, padding: 1 - 16 / row },
+    marks: [
+      grid("X", x),
+      axis("X", x, 0),
+      beside
+        ? Plot.axisY({ tickSize: 0, label: null, fill: INK, fontSize: 12.5 })
+        : Plot.text(names, { ...above, y: (name: string) => name, text: (name: string) => name }),
+      ...(kind === "bars" ? bars(points) : kind === "dots" ? dots(points) : ranges(points)),
+      // At the end of a bar, and at the end of the row of anything else.
+      ...(kind === "bars"
+        ? [
+          Plot.text(points, { ...text, x: "y", y: "row", textAnchor: "start", dx: 6, text: words }),
+        ]
+        : []),
+      ...(kind === "ranges"
+        ? [
+          Plot.text(points, {
+            ...text,
+            y: "row",
+            frameAnchor: "right",
+            textAnchor: "start",
+            dx: 8,
+            text: words,
+          }),
+        ]
+        : []),
+      tip(points, chart, { x: "y", y: "row" }),
+    ],
   };
+}
+
+function bars(points: readonly Point[]): Plot.Markish[] {
+  const fill = (point: Point): string => color(point.series);
+  return [Plot.barX(points, { x: "y", y: "row", fill, fillOpacity: 0.88, rx2: 2 })];
+}
+
+function dots(points: readonly Point[]): Plot.Markish[] {
+  const x = "y", y = "row";
+  return [
+    Plot.ruleY(
+      points,
+      Plot.groupY({ x1: "min", x2: "max" }, {
+        x,
+        y,
+        stroke: "var(--rule-strong)",
+        strokeWidth: 1.5,
+      }),
+    ),
+    Plot.dot(points, {
+      ...{ x, y, r: 5, fill: (point: Point) => color(point.series) },
+      symbol: (point: Point) => styleOf(point.series).symbol,
+      ...{ stroke: "var(--paper)", strokeWidth: 1 },
+    }),
+  ];
 }
 
 function ranges(points: readonly Point[]): Plot.Markish[] {
   const spread = points.filter(({ result }) => result.quantiles !== undefined);
-  const at = (name: "min" | "p25" | "p50" | "p75" | "p99" | "p999" | "max") => (point: Point) =>
-    point.result.quantiles?.[name];
+  const at = (name: keyof Quantiles) => (point: Point) => point.result.quantiles?.[name];
   const stroke = (point: Point): string => color(point.series);
-  const y = "series";
+  const y = "row";
   return [
     Plot.link(spread, { x1: at("min"), x2: at("p99"), y, stroke, strokeWidth: 2 }),
-    Plot.link(spread, {
-      ...{ x1: at("p25"), x2: at("p75"), y, stroke, strokeWidth: 12, strokeLinecap: "butt" },
-    }),
-    Plot.dot(spread, { x: at("p999"), y, r: 3, fill: stroke }),
-    Plot.dot(spread, { x: at("max"), y, r: 3, stroke, fill: "var(--paper)", strokeWidth: 1.6 }),
+    Plot.link(spread, { x1: at("p25"), x2: at("p75"), y, stroke, strokeWidth: 12 }),
+    Plot.dot(spread, { x: at("p999"), y, r: 3.2, fill: stroke }),
     // The middle half may be narrower than a line is thick: the median has to be seen all the same.
-    Plot.tickX(spread, {
-      x: at("p50"),
-      y,
-      stroke: "var(--paper)",
-      strokeWidth: 5,
-      insetTop: 4,
-      insetBottom: 4,
-    }),
-    Plot.tickX(spread, {
-      x: at("p50"),
-      y,
-      stroke: INK,
-      strokeWidth: 2,
-      insetTop: 3,
-      insetBottom: 3,
-    }),
+    Plot.tickX(spread, { x: at("p50"), y, stroke: INK, strokeWidth: 2 }),
     Plot.dot(points.filter(({ result }) => result.quantiles === undefined), {
       ...{ x: "y", y, r: 5, symbol: "diamond", fill: stroke },
-    }),
-    Plot.text(points, {
-      ...{ x: (point: Point) => at("p50")(point) ?? point.y, y, dy: -17, fill: INK },
-      text: (point: Point) => quantity(at("p50")(point) ?? point.y, point.result.unit),
-      ...{ stroke: "var(--paper)", strokeWidth: 4 },
     }),
   ];
 }
