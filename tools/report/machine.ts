@@ -45,6 +45,9 @@ export function setting(quick: boolean): Setting {
   };
 }
 
+/** What a figure depends on; other files may come and go. */
+const CODE = ["mod.ts", "lib", "ffi", "bench", "tools", "deno.json"];
+
 /** The commit of the checkout, and a digest of what was changed since. */
 function commit(): { commit: string; changes: string } {
   const git = (...args: string[]): string | null => {
@@ -53,8 +56,10 @@ function commit(): { commit: string; changes: string } {
   };
   const head = git("rev-parse", "HEAD")?.trim();
   if (head === undefined) return { commit: "none: not a git checkout", changes: "" };
-  const status = git("status", "--porcelain") ?? "";
+  const status = git("status", "--porcelain", "--", ...CODE) ?? "";
   if (status === "") return { commit: head, changes: "" };
-  const changes = createHash("sha256").update(status).update(git("diff", "HEAD") ?? "");
+  const changes = createHash("sha256").update(status).update(
+    git("diff", "HEAD", "--", ...CODE) ?? "",
+  );
   return { commit: `${head}, with changes`, changes: changes.digest("hex").slice(0, 12) };
 }

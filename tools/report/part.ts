@@ -11,7 +11,6 @@
 import { writeFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 import { faults, type Part } from "../../bench/results.ts";
-import { ensurePackages } from "../apt.ts";
 import { cleanUp } from "../vm/vm.ts";
 
 const [module, name, context, file] = Deno.args as [string, string, string, string];
@@ -20,7 +19,6 @@ const stop = new AbortController();
 async function main(): Promise<void> {
   const { parts }: { parts: readonly Part[] } = await import(pathToFileURL(module).href);
   const part = parts.find((each) => each.name === name)!;
-  ensurePackages([...part.packages]);
   const results = await part.run({
     ...JSON.parse(context),
     say: (line: string) => console.log(line),

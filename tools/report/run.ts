@@ -3,12 +3,12 @@
  *
  * @module
  */
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { stripVTControlCharacters } from "node:util";
 import type { Part, Result, RuntimeName } from "../../bench/results.ts";
+import { ensurePackages } from "../apt.ts";
 import { killGroup } from "../test_process.ts";
 import type { Progress } from "./progress.ts";
 import type { Store } from "./store.ts";
@@ -36,7 +36,7 @@ export async function runParts(
     options.progress.begin(part);
     let results: Result[] = [], error: string | undefined;
     try {
-      results = await runPart(part, options);
+      results = await runPart(part, store.directory, options);
     } catch (failure) {
       options.signal.throwIfAborted();
       error = failure instanceof Error ? failure.message : String(failure);
@@ -49,11 +49,11 @@ export async function runParts(
 }
 
 /** Runs a part in a process group of its own, of which nothing is left when this returns or throws. */
-async function runPart(part: Part, options: RunOptions): Promise<Result[]> {
+async function runPart(part: Part, directory: string, options: RunOptions): Promise<Result[]> {
   const { signal, progress } = options;
   signal.throwIfAborted();
-  const directory = mkdtempSync(join(tmpdir(), "moat-report-"));
-  const file = join(directory, "results.json");
+  ensurePackages([...part.packages]); // here, because an apt-get must not be killed with the part
+  const file = join(directory, `${part.name}.new`);
   const context = JSON.stringify({ quick: options.quick, runtimes: options.runtimes });
   const child = new Deno.Command(Deno.execPath(), {
     args: [
@@ -65,11 +65,22 @@ async function runPart(part: Part, options: RunOptions): Promise<Result[]> {
     stderr: "piped",
     detached: true,
   }).spawn();
-  let timer: ReturnType<typeof setTimeout> | undefined;
+  const seconds = options.quick ? part.seconds.quick : part.seconds.full;
+  const limit = 5 * seconds + 120;
+  let late = false;
+  let kill: ReturnType<typeof setTimeout> | undefined;
   const stop = (): void => {
-    child.kill("SIGTERM");
-    timer = setTimeout(() => killGroup(child.pid), 2000);
+    try {
+      child.kill("SIGTERM");
+    } catch {
+      // It has just ended.
+    }
+    kill = setTimeout(() => killGroup(child.pid), 2000);
   };
+  const timer = setTimeout(() => {
+    late = true;
+    stop();
+  }, limit * 1000);
   signal.addEventListener("abort", stop);
   try {
     let errors = "";
@@ -79,8 +90,10 @@ async function runPart(part: Part, options: RunOptions): Promise<Result[]> {
     ]);
     const status = await child.status;
     killGroup(child.pid);
-    await reading;
+    // What left the group may still hold the pipes open: then what there is must do.
+    await Promise.race([reading, new Promise((done) => setTimeout(done, 2000))]);
     signal.throwIfAborted();
+    if (late) throw new Error(`not done after ${limit} s\n${errors}`.trim());
     if (!status.success) {
       const how = status.signal ? `crashed with ${status.signal}` : `ended with ${status.code}`;
       throw new Error(`${how}\n${errors}`.trim());
@@ -90,10 +103,11 @@ async function runPart(part: Part, options: RunOptions): Promise<Result[]> {
     return results;
   } finally {
     clearTimeout(timer);
+    clearTimeout(kill);
     signal.removeEventListener("abort", stop);
     killGroup(child.pid);
     await child.stdin.close().catch(() => {}); // it has ended
-    rmSync(directory, { recursive: true, force: true });
+    rmSync(file, { force: true });
   }
 }
 
