@@ -87,7 +87,7 @@ async function goesOn(): Promise<void> {
   const { status, said } = await start(args, env)[1];
   assert.equal(status, 0, said);
   assert.match(said, /1 of 2 parts have been measured before/);
-  assert.match(said, /part 1 of 1: second {2}\d+ s {2}1 figures/);
+  assert.match(said, /part 1 of 1: second {2}\d+ s {2}1 figure\n/);
   const report = json<Report>(out, "report.json");
   assert.deepEqual(report.results.map(({ part, value }) => [part, value]), [
     ["first", 1],
@@ -110,6 +110,7 @@ async function failures(): Promise<void> {
   const { status, said } = await start(args, env)[1];
   assert.equal(status, 1, said);
   assert.match(said, /failed: throws, crashes, absurd\n/);
+  assert.match(said, /part 2 of 5: throws {2}\d+ s {2}FAILED: .*is why\n/);
   const report = json<Report>(out, "report.json");
   assert.deepEqual(report.results.map(({ part }) => part), ["good", "last"]);
   assert.match(report.failed["throws"]!, /is why/);

@@ -4,7 +4,7 @@
  *
  *     deno run -A tools/report/part.ts MODULE PART CONTEXT FILE
  *
- * Progress is what it prints; the results go to the file, as JSON. It ends when its input does.
+ * Progress is what it prints; the results, or why there are none, go to the file, as JSON. It ends when its input does.
  *
  * @module
  */
@@ -50,7 +50,8 @@ function leave(status: number): never {
 try {
   await main();
 } catch (error) {
-  console.error(error instanceof Error ? error.stack ?? error.message : String(error));
+  const why = error instanceof Error ? error.stack ?? error.message : String(error);
+  writeFileSync(file, JSON.stringify({ error: why }));
   leave(1);
 }
 leave(0);

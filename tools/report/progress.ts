@@ -89,7 +89,8 @@ export class Progress {
   /** A part has ended. */
   end(part: Part, results: number, error: string | undefined): void {
     const seconds = (performance.now() - this.#begun) / 1000;
-    const came = error === undefined ? `${results} figures` : `FAILED: ${error.split("\n")[0]}`;
+    const figures = results === 1 ? "1 figure" : `${results} figures`;
+    const came = error === undefined ? figures : `FAILED: ${error.split("\n")[0]}`;
     this.stop();
     this.#print(`${this.#head(part)}  ${duration(seconds)}  ${came}\n`);
     this.#took += seconds;

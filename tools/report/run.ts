@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { readFileSync, rmSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { stripVTControlCharacters } from "node:util";
@@ -94,11 +94,13 @@ async function runPart(part: Part, directory: string, options: RunOptions): Prom
     await Promise.race([reading, new Promise((done) => setTimeout(done, 2000))]);
     signal.throwIfAborted();
     if (late) throw new Error(`not done after ${limit} s\n${errors}`.trim());
+    // Absent if it had no time to write it.
+    const said = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : {};
     if (!status.success) {
       const how = status.signal ? `crashed with ${status.signal}` : `ended with ${status.code}`;
-      throw new Error(`${how}\n${errors}`.trim());
+      throw new Error(`${said.error ?? how}\n${errors}`.trim());
     }
-    const { results, wrong } = JSON.parse(readFileSync(file, "utf8"));
+    const { results, wrong } = said;
     if (wrong.length > 0) throw new Error(`gave what cannot be:\n${wrong.join("\n")}`);
     return results;
   } finally {
