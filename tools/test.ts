@@ -22,15 +22,15 @@
  */
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { ensurePackages } from "./apt.ts";
+import { ensurePackages, run } from "./apt.ts";
 import { targets } from "./build_helper.ts";
-import { findBun } from "./bun.ts";
 import { parseResult, type Runtime, type Skip } from "./test_output.ts";
 import { type Finished, groups, killGroup, MINUTE, runGroup } from "./test_process.ts";
 import { runInVm, VM_TESTS } from "./test_vm.ts";
 import { cleanUp } from "./vm/vm.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
+const BUN_VERSION = "1.4.5";
 
 /** What the tests need beside the helper's compilers: to run programs for the other machine, to open the report. */
 const PACKAGES = [
@@ -173,6 +173,25 @@ function testFiles(dir = "tests"): string[] {
   return files.sort();
 }
 
+/** The path of a new enough Bun: the one on PATH, else the one that npm gets. */
+function findBun(): string {
+  for (const command of [["bun"], ["npx", "-y", `bun@${BUN_VERSION}`]]) {
+    // Asking for the binary itself saves its children the time that npx takes.
+    const script = "console.log(JSON.stringify([Bun.version, process.execPath]))";
+    const { status, stdout } = run(command[0]!, [...command.slice(1), "-e", script]);
+    if (status !== 0) continue;
+    const [version, path] = JSON.parse(stdout.trim().split("\n").at(-1)!) as [string, string];
+    if (!isOlder(version, BUN_VERSION)) return path;
+  }
+  throw new Error(
+    `Bun ${BUN_VERSION} or newer is missing; install it with:\n  npm install -g bun@${BUN_VERSION}`,
+  );
+}
+
+function isOlder(version: string, than: string): boolean {
+  return version.localeCompare(than, "en", { numeric: true }) < 0;
+}
+
 async function main(): Promise<void> {
   const { values: options } = parseArgs({
     args: Deno.args,
@@ -207,7 +226,7 @@ async function main(): Promise<void> {
   if (!options.static) {
     ensurePackages(PACKAGES);
     env["MOAT_DENO"] = JSON.stringify([Deno.execPath()]);
-    env["MOAT_BUN"] = JSON.stringify([findBun().path]);
+    env["MOAT_BUN"] = JSON.stringify([findBun()]);
   }
 
   // With both, they share what hardly depends on them (see tests/support/child.ts).

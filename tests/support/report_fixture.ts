@@ -97,75 +97,94 @@ function latency(): Result[] {
   const found: Result[] = [];
   for (const [transport, us] of [["shm", 1.1], ["tcp", 21]] as const) {
     const at = { transport, bytes: 8 };
-    for (const [i, pair] of PAIRS.entries()) {
-      const median = us * (1 + i * 0.12);
-      const more = { quantiles: spread(median), samples: 40_000 };
-      found.push(result("latency", "moat", pair, at, median, "us", more));
+    for (const [series, factor] of [["moat", 12], ["moat, spinning", 1]] as const) {
+      for (const [i, pair] of PAIRS.entries()) {
+        const median = us * factor * (1 + i * 0.12);
+        const more = { quantiles: spread(median), samples: 40_000 };
+        found.push(result("latency", series, pair, at, median, "us", more));
+      }
     }
     found.push(result("latency", "ucx_perftest", undefined, at, us * 0.6, "us"));
+    const rates = { moat: 1.9e6, "own sockets": 2e5 };
+    for (const [series, rate] of Object.entries(rates)) {
+      found.push(result("rate", series, "deno", at, rate / us, "messages/s"));
+    }
+    found.push(result("rate", "ucx_perftest", undefined, at, 4.1e6 / us, "messages/s"));
+  }
+  return found;
+}
+
+function overlap(runtime: string, less: number): Result[] {
+  return ["sender", "receiver"].flatMap((side) =>
+    ["await", "touch"].flatMap((end) =>
+      [64 * KIB, MIB, 4 * MIB].flatMap((bytes) => {
+        const at = { transport: "shm", bytes, side, end };
+        const own = 0.97 - less - 1000 / bytes;
+        return [
+          result("overlap", "moat", runtime, at, own, "ratio"),
+          result("overlap", "own sockets", runtime, at, 0, "ratio"),
+        ];
+      })
+    )
+  );
+}
+
+function inflight(runtime: string, more: number): Result[] {
+  return ([["send", 64], ["recv", 64]] as const).flatMap(([operation, bytes]) =>
+    [10, 100, 1000, 10_000, 100_000].flatMap((inFlight) => {
+      const at = { transport: "shm", bytes, inFlight, operation },
+        ns = 900 + more + inFlight / 1000;
+      return [
+        result("inflight", "moat", runtime, at, ns, "ns"),
+        result("inflight", "processor", runtime, at, ns * 0.8, "ns"),
+      ];
+    })
+  );
+}
+
+function memory(runtime: string, more: number): Result[] {
+  return ["client", "server"].flatMap((side) =>
+    Object.entries({ "beyond its ring": 90, resident: 1400, ring: 1310, heap: 0 })
+      .map(([what, kib]) => {
+        const at = { transport: "shm", connections: 1000, side, what };
+        return result("memory", "moat", runtime, at, kib + more, "KiB");
+      })
+  );
+}
+
+function interop(runtime: string, less: number): Result[] {
+  const found: Result[] = [];
+  for (const transport of ["shm", "tcp"]) {
+    for (const [n, network] of ["copied", "not copied"].entries()) {
+      for (const [f, file] of ["copied", "not copied"].entries()) {
+        const add = (what: string, value: number, unit: string): void => {
+          const at = { transport, network, file, what };
+          found.push(result("interop", `${network}, ${file}`, runtime, at, value, unit));
+        };
+        const rate = 1 + n * 0.5 + f * 0.7 + n * f - less;
+        add("throughput", rate, "GB/s");
+        add("both", 1 / rate, "s/GiB");
+        add("copies", 4 - 2 * n - 2 * f, "copies");
+      }
+    }
   }
   return found;
 }
 
 function others(): Result[] {
   const found: Result[] = [];
-  for (const [i, pair] of PAIRS.entries()) {
-    const at = { transport: "shm", bytes: 8 };
-    found.push(result("rate", "moat", pair, at, 1.9e6 / (i + 1), "messages/s"));
-  }
-  found.push(
-    result("rate", "ucx_perftest", undefined, { transport: "shm", bytes: 8 }, 4.1e6, "messages/s"),
-  );
   for (const [i, runtime] of RUNTIMES.entries()) {
-    for (const side of ["sender", "receiver"]) {
-      const at = { transport: "shm", bytes: 4 * MIB, side };
-      found.push(result("overlap", "moat", runtime, at, 0.97 - i * 0.02, "ratio"));
-      found.push(
-        result("overlap", "own sockets", runtime, { ...at, transport: "tcp" }, 0.1, "ratio"),
-      );
-    }
-    for (const inFlight of [10, 100, 1000, 10_000, 100_000]) {
-      const at = { transport: "shm", bytes: 8, inFlight };
-      const ns = 900 + i * 200 + inFlight / 1000;
-      found.push(result("inflight", "moat", runtime, at, ns, "ns"));
-    }
-    for (const what of ["resident", "beyond its ring"]) {
-      const at = { transport: "shm", connections: 100, what };
-      found.push(
-        result("memory", "moat", runtime, at, what === "resident" ? 1400 : 90 + i * 20, "KiB"),
-      );
-    }
-    for (
-      const [call, ns] of [["no arguments", 3], ["three integers", 5], ["a buffer", 48]] as const
-    ) {
+    found.push(...overlap(runtime, i / 50), ...inflight(runtime, i * 200));
+    found.push(...memory(runtime, i * 20), ...interop(runtime, i / 10));
+    const calls = { "no arguments": 3, "three integers": 5, "a buffer": 48 };
+    for (const [call, ns] of Object.entries(calls)) {
       found.push(result("ffi", call, runtime, { group: "plain calls" }, ns * (1 + i), "ns"));
-    }
-    for (const transport of ["shm", "tcp"]) {
-      for (const [n, network] of ["copied", "not copied"].entries()) {
-        for (const [f, file] of ["copied", "not copied"].entries()) {
-          const at = { transport, network, file }, series = `${network}, ${file}`;
-          const rate = 1 + n * 0.5 + f * 0.7 + n * f - i * 0.1;
-          found.push(
-            result("interop", series, runtime, { ...at, what: "throughput" }, rate, "GB/s"),
-          );
-          found.push(
-            result(
-              "interop",
-              series,
-              runtime,
-              { ...at, what: "processor time" },
-              1 / rate,
-              "s/GiB",
-            ),
-          );
-        }
-      }
     }
   }
   for (const bytes of [8, 64 * KIB, MIB]) {
-    const at = { transport: "rdma", bytes, touched: "untouched", what: "throughput" };
+    const at = { transport: "rdma", bytes, what: "throughput" };
     found.push(result("rdma", "moat", "deno", at, bytes / 4e6, "GB/s"));
-    found.push(result("rdma", "perftest", undefined, at, bytes / 3.5e6, "GB/s"));
+    found.push(result("rdma", "ib_read_bw", undefined, at, bytes / 3.5e6, "GB/s"));
   }
   return found;
 }

@@ -62,10 +62,19 @@ export interface ChartOptions {
   /** Its row, if that is not the same. */
   row?: (result: Result) => string;
   value?: (result: Result) => number;
+  /** What is in the table, if that is more than what is drawn. */
+  all?: readonly Result[];
   reference?: Chart["reference"];
 }
 
 const RUNTIMES: Record<string, string> = { deno: "Deno", bun: "Bun", "deno-bun": "Deno to Bun" };
+
+/** Series of the library itself. */
+const OWN: Record<string, string> = {
+  moat: "Moat",
+  "moat, spinning": "Moat, spinning",
+  processor: "processor’s time",
+};
 
 /** A runtime, or both as sender and receiver, as people write it. */
 export function runtimeName(runtime: string | undefined): string {
@@ -75,7 +84,8 @@ export function runtimeName(runtime: string | undefined): string {
 /** What a reader calls the line of a result. */
 export function seriesName({ series, runtime }: Result): string {
   const on = runtimeName(runtime);
-  if (series === "moat") return on === "" ? "Moat" : `Moat, ${on}`;
+  const known = OWN[series];
+  if (known !== undefined) return on === "" ? known : `${known}, ${on}`;
   if (series === "own sockets") return on === "" ? "Plain sockets" : `Sockets of ${on}`;
   return on === "" ? series : `${series}, ${on}`;
 }
@@ -116,7 +126,7 @@ export function chart(results: readonly Result[], options: ChartOptions): Chart 
     y: options.y,
     ...(options.reference ? { reference: options.reference } : {}),
     panels,
-    results: [...placed],
+    results: [...options.all ?? placed],
   };
 }
 

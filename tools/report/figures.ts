@@ -71,7 +71,7 @@ export function figure(chart: Chart, name: string): Html {
   const caption = chart.title === "" ? name : `${name}: ${chart.title}`;
   const form = chart.kind === "lines" ? "lines" : "rows";
   return markup`<figure id="chart-${chart.id}" class="${form} of-${
-    Math.min(chart.panels.length, 3)
+    Math.min(chart.panels.length, 4)
   }">
 <figcaption>${chart.title === "" ? "" : markup`<h3>${chart.title}</h3>`}<p class="axis">${
     axes(chart)

@@ -8,7 +8,7 @@ import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { machineFacts } from "../../bench/machine.ts";
 import { run } from "../apt.ts";
-import { findBun } from "../bun.ts";
+import { findRuntimes } from "../bench.ts";
 import type { RuntimeName } from "../../bench/results.ts";
 import type { Origin } from "./store.ts";
 
@@ -23,7 +23,7 @@ export interface Setting {
 
 /** Finds out about this checkout and machine. */
 export function setting(quick: boolean): Setting {
-  const bun = findBun(), code = commit(), machine = machineFacts();
+  const { deno, bun } = findRuntimes("deno,bun"), code = commit(), machine = machineFacts();
   const { version } = JSON.parse(readFileSync(`${ROOT}/deno.json`, "utf8"));
   const { load: _, ...lasting } = machine;
   return {
@@ -31,17 +31,17 @@ export function setting(quick: boolean): Setting {
       moat: version,
       commit: code.commit,
       options: quick ? "the quick form" : "the full form",
-      deno: `${Deno.version.deno} (V8 ${Deno.version.v8})`,
-      bun: bun.version,
+      deno: deno!.version,
+      bun: bun!.version,
       ...machine,
     },
     origin: {
       code: `${version} ${code.commit} ${code.changes}`.trim(),
       machine: Object.values(lasting).join(", "),
-      runtimes: `deno ${Deno.version.deno}, bun ${bun.version}`,
+      runtimes: `deno ${deno!.version}, bun ${bun!.version}`,
       quick,
     },
-    runtimes: { deno: [Deno.execPath(), "run", "-A", "--no-check"], bun: [bun.path] },
+    runtimes: { deno: deno!.words, bun: bun!.words },
   };
 }
 

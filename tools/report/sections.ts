@@ -98,12 +98,46 @@ function throughput(results: readonly Result[]): (Chart | undefined)[] {
   });
 }
 
+const ENDS: Record<string, string> = { await: "awaited", touch: "touched" };
+
+function overlap(results: readonly Result[]): (Chart | undefined)[] {
+  return groupBy(results, transport).map(([name, group]) =>
+    chart(group, {
+      id: `overlap-${slug(name)}`,
+      title: name,
+      kind: "lines",
+      along: "bytes",
+      x: BYTES,
+      y: { label: "share of the transfer that is hidden", scale: "linear" },
+      panel: ({ at }) => {
+        const side = String(at["side"] ?? ""), end = String(at["end"] ?? "");
+        return joined(side.charAt(0).toUpperCase() + side.slice(1), ENDS[end] ?? end);
+      },
+    })
+  );
+}
+
+function memory(results: readonly Result[]): (Chart | undefined)[] {
+  const shown = ["beyond its ring", "ring"];
+  return groupBy(results, ({ at }) => String(at["connections"])).map(([count, group]) =>
+    chart(group.filter(({ at }) => shown.includes(String(at["what"]))), {
+      id: `memory-${slug(count)}`,
+      title: `${Number(count).toLocaleString("en")} connections`,
+      kind: "bars",
+      y: { label: group[0]!.unit, scale: "linear" },
+      panel: (result) => joined(transport(result), String(result.at["side"] ?? "")),
+      series: ({ runtime }) => runtimeName(runtime),
+      row: ({ at, runtime }) => joined(String(at["what"]), runtimeName(runtime)),
+      all: group,
+    })
+  );
+}
+
 /** A row for every series, a panel for every transport and size. */
 function rows(
   results: readonly Result[],
   kind: "bars" | "ranges",
   scale: "linear" | "log",
-  more: { panel?: (result: Result) => string; label?: string } = {},
 ): (Chart | undefined)[] {
   const { part } = results[0]!;
   return groupBy(results, ({ unit }) => unit).map(([unit, group]) =>
@@ -111,12 +145,12 @@ function rows(
       id: `${part}-${slug(unit)}`,
       title: "",
       kind,
-      y: { label: more.label ?? unit, scale },
-      panel: more.panel ?? (({ at, ...result }) =>
+      y: { label: unit, scale },
+      panel: ({ at, ...result }) =>
         joined(
           transport({ at, ...result }),
           ...(typeof at["bytes"] === "number" ? [sizeName(at["bytes"])] : []),
-        )),
+        ),
     })
   );
 }
@@ -147,7 +181,7 @@ export const sections: readonly Section[] = [
     text:
       "Half a round trip. The thick bar holds the middle half of the samples, the upright line is the median, the thin line " +
       "goes from the fastest to 99 in 100, and the dot is 999 in 1,000. The slowest are in the table. A peer that tells " +
-      "no distribution is a single mark.",
+      "no distribution is a single mark. A receiver sleeps until it is woken, or spins: looks for a message for some time first.",
     charts: (results) => rows(results, "ranges", "log"),
   },
   {
@@ -160,66 +194,46 @@ export const sections: readonly Section[] = [
     part: "overlap",
     title: "Overlap of computation and communication",
     text:
-      "A program posts a transfer and computes for as long as the transfer alone takes, without waiting anywhere. The " +
-      "share of the transfer that the computation hides: at 100 % both together take no longer than one of them.",
-    charts: (results) =>
-      rows(results, "bars", "linear", {
-        label: "share of the transfer that is hidden",
-        panel: (result) =>
-          joined(
-            transport(result),
-            String(result.at["side"] ?? ""),
-            ...(typeof result.at["bytes"] === "number" ? [sizeName(result.at["bytes"])] : []),
-          ),
-      }),
+      "A program begins a transfer, computes for as long as the transfer alone takes, and then asks for its end. The " +
+      "share of the transfer that the computation hides: at 100\u00a0% both together take no longer than one of them. “Awaited” asks by the " +
+      "operation’s promise, “touched” by touching the buffer, in code that waits nowhere.",
+    charts: overlap,
   },
   {
     part: "inflight",
     title: "Operations in flight",
     text:
-      "What one operation costs while so many others are not completed. A flat line means that bookkeeping does not " +
-      "grow with what is outstanding.",
-    charts: (results) => {
-      const setting = (result: Result): string =>
-        joined(
-          transport(result),
-          ...(typeof result.at["bytes"] === "number" ? [sizeName(result.at["bytes"])] : []),
-        );
-      return [chart(results, {
+      "What one operation costs, from its call to its promise, while so many others are not completed. A flat line means " +
+      "that bookkeeping does not grow with what is outstanding.",
+    charts: (results) => [
+      chart(results, {
         id: "inflight",
         title: "",
         kind: "lines",
         along: "inFlight",
         x: { label: "operations in flight", scale: "log" },
-        y: { label: results[0]!.unit, scale: "linear" },
-        panel: setting,
-      })];
-    },
+        y: { label: results[0]!.unit, scale: spread(results) },
+        panel: (result) =>
+          joined(
+            transport(result),
+            `${result.at["operation"] ?? "operation"}() of ${sizeName(Number(result.at["bytes"]))}`,
+          ),
+      }),
+    ],
   },
   {
     part: "memory",
     title: "Memory of a connection",
-    text: "What an idle connection takes, and how that grows with their number.",
-    charts: (results) => {
-      const counts = new Set(results.map(({ at }) => at["connections"]));
-      const panel = (result: Result): string =>
-        joined(transport(result), String(result.at["what"] ?? ""));
-      if (counts.size < 2) return rows(results, "bars", "linear", { panel });
-      return [chart(results, {
-        id: "memory",
-        title: "",
-        kind: "lines",
-        along: "connections",
-        x: { label: "connections", scale: "log" },
-        y: { label: results[0]!.unit, scale: "linear" },
-        panel,
-      })];
-    },
+    text:
+      "What an idle connection takes of each of its two processes: the ring it shares with its peer, and everything else. " +
+      "What that consists of is in the table.",
+    charts: memory,
   },
   {
     part: "ffi",
     title: "The cost of calling C",
-    text: "Single calls through the runtimes’ foreign function interfaces, each in a loop.",
+    text:
+      "What a call costs before a device has anything to do, and what the steps of a guard cost.",
     charts: (results) => [
       chart(results, {
         id: "ffi",
@@ -245,8 +259,8 @@ export const sections: readonly Section[] = [
     part: "rdma",
     title: "RDMA",
     text:
-      "rdma:// between two processes on a soft-RoCE device in a virtual machine, against perftest on the same device. " +
-      "The device is emulated: what counts here is how the two compare.",
+      "rdma:// between two processes, against perftest, rdma-core’s own benchmarks, on the same device. Where the device is " +
+      "soft-RoCE in an emulated machine (the methods say so), only how the two compare means anything.",
     charts: (results) =>
       groupBy(results, ({ unit, at }) => `${at["what"] ?? ""} ${unit}`).map(([name, group]) => {
         const lines = new Set(group.map(({ at }) => at["bytes"])).size > 1;
@@ -259,7 +273,7 @@ export const sections: readonly Section[] = [
             label: group[0]!.unit,
             scale: lines && group[0]!.unit !== "GB/s" ? "log" : "linear",
           },
-          panel: (result) => joined(touchedName(result)),
+          panel: touchedName,
         });
       }),
   },

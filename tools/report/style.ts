@@ -14,9 +14,11 @@ export interface Style {
 }
 
 const LOOKS: [RegExp, Omit<Style, "order">][] = [
-  [/^Moat, Deno$/, { color: "blue", symbol: "circle", dash: "" }],
-  [/^Moat, Bun$/, { color: "green", symbol: "square", dash: "" }],
-  [/^Moat, Deno to Bun$/, { color: "sky", symbol: "triangle", dash: "" }],
+  [/^Moat(, spinning)?, Deno$/, { color: "blue", symbol: "circle", dash: "" }],
+  [/^Moat(, spinning)?, Bun$/, { color: "green", symbol: "square", dash: "" }],
+  [/^Moat(, spinning)?, Deno to Bun$/, { color: "sky", symbol: "triangle", dash: "" }],
+  [/^processor’s time, Deno$/, { color: "blue", symbol: "diamond", dash: "2 3" }],
+  [/^processor’s time, Bun$/, { color: "green", symbol: "cross", dash: "2 3" }],
   [/^Moat/, { color: "blue", symbol: "circle", dash: "" }],
   [/^auto\b/, { color: "ink", symbol: "star", dash: "" }],
   [/^cow\b/, { color: "blue", symbol: "circle", dash: "" }],

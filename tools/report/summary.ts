@@ -69,8 +69,13 @@ function guards(results: readonly Result[]): Html | undefined {
   }${rest}.`;
 }
 
-function against(results: readonly Result[], part: string, at: At): Html | undefined {
-  const moat = find(results, part, "moat", at);
+function against(
+  results: readonly Result[],
+  part: string,
+  series: string,
+  at: At,
+): Html | undefined {
+  const moat = find(results, part, series, at);
   if (!moat) return undefined;
   const ucx = find(results, part, "ucx_perftest", at);
   return markup`${strong(moat)}${
@@ -80,41 +85,53 @@ function against(results: readonly Result[], part: string, at: At): Html | undef
 
 function transfers(results: readonly Result[]): Html | undefined {
   const shm = { transport: "shm" };
-  const bulk = against(results, "throughput", { ...shm, bytes: 1 << 20, touched: "untouched" });
-  const small = against(results, "latency", { ...shm, bytes: 8 });
+  const bulk = against(results, "throughput", "moat", {
+    ...{ ...shm, bytes: 1 << 20, touched: "untouched" },
+  });
+  const small = against(results, "latency", "moat, spinning", { ...shm, bytes: 8 });
+  const slept = find(results, "latency", "moat", { ...shm, bytes: 8 });
   if (!bulk && !small) return undefined;
   return markup`Between two processes of one machine, ${
     bulk ? markup`messages of 1 MiB that neither side looks at pass at ${bulk}` : ""
-  }${bulk && small ? ", and " : ""}${small ? markup`one of 8 bytes is there after ${small}` : ""}.`;
+  }${bulk && small ? ", and " : ""}${small ? markup`one of 8 bytes is there after ${small}` : ""}${
+    small && slept ? markup`, or ${strong(slept)} if the receiver sleeps` : ""
+  }.`;
 }
 
 function scaling(results: readonly Result[]): Html | undefined {
   const said: Html[] = [];
-  const overlaps = results.filter(({ part, series }) => part === "overlap" && series === "moat");
-  if (overlaps.length > 0) {
-    const least = overlaps.reduce((a, b) => a.value <= b.value ? a : b);
-    const most = overlaps.reduce((a, b) => a.value >= b.value ? a : b);
-    const range = least.value === most.value
-      ? strong(most)
+  const range = (found: readonly Result[]): Html | undefined => {
+    if (found.length === 0) return undefined;
+    const sorted = [...found].sort((a, b) => a.value - b.value);
+    const least = sorted[0]!, most = sorted.at(-1)!;
+    return quantity(most.value, "") === quantity(least.value, "")
+      ? strong(least)
       : markup`${strong(least)} to ${strong(most)}`;
-    said.push(markup`Of a transfer, ${range} is hidden behind computation that waits nowhere`);
-  }
-  const counts = results
-    .filter(({ part, series, runtime }) =>
-      part === "inflight" && series === "moat" && runtime === "deno"
-    )
-    .sort((a, b) => Number(a.at["inFlight"]) - Number(b.at["inFlight"]));
-  const first = counts[0];
-  const last = counts.findLast(({ at }) => at["transport"] === first?.at["transport"]);
-  if (first && last && last !== first) {
+  };
+  const hidden = range(
+    results.filter(({ part, series, at }) =>
+      part === "overlap" && series === "moat" && at["transport"] === "shm" &&
+      at["bytes"] === 4 << 20 && at["end"] === "await"
+    ),
+  );
+  if (hidden) said.push(markup`Of a transfer of 4 MiB, ${hidden} is hidden behind computation`);
+  const at = { operation: "send", bytes: 64 };
+  const few = find(results, "inflight", "moat", { ...at, inFlight: 10 });
+  const many = find(results, "inflight", "moat", { ...at, inFlight: 100_000 }, few?.runtime);
+  if (few && many) {
+    const times = (many.value / few.value).toFixed(2);
     said.push(
-      markup`an operation among ${
-        Number(last.at["inFlight"]).toLocaleString("en")
-      } in flight costs <strong>${
-        (last.value / first.value).toFixed(2)
-      } times</strong> that among ${String(first.at["inFlight"])}`,
+      markup`a send among 100,000 in flight costs <strong>${times} times</strong> that among 10${
+        on(few)
+      }`,
     );
   }
+  const memory = range(
+    results.filter(({ part, at }) =>
+      part === "memory" && at["transport"] === "shm" && at["what"] === "beyond its ring"
+    ),
+  );
+  if (memory) said.push(markup`an idle connection takes ${memory} of a process beyond its ring`);
   if (said.length === 0) return undefined;
   return markup`${said.map((each, i) => i === 0 ? each : markup`; ${each}`)}.`;
 }

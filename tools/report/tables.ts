@@ -97,6 +97,8 @@ export function howList(results: readonly Result[]): Html {
 }
 
 const WAYS = ["copied", "not copied"];
+/** What is told of a way beside its speed. */
+const SAID: Record<string, string> = { both: "processors:", copies: "the library made" };
 
 /** Two by two: copies in the network, copies in file I/O. */
 export function interopTables(results: readonly Result[]): Html {
@@ -115,16 +117,14 @@ export function interopTables(results: readonly Result[]): Html {
         const own = group.filter(({ at }) => at["network"] === network && at["file"] === file);
         const rate = own.find(({ unit }) => unit === "GB/s");
         const share = rate ? (100 * rate.value / best).toFixed(1) : "0";
-        const others = own.filter((result) => result !== rate);
+        const others = own.flatMap((result) => {
+          const said = SAID[String(result.at["what"])];
+          return said === undefined ? [] : [`${said} ${quantity(result.value, result.unit)}`];
+        });
         return markup`<td><div class="rate"><b>${
           rate ? quantity(rate.value, rate.unit) : "–"
         }</b><i style="width:${share}%"></i></div>${
-          others.map((other) =>
-            markup`<small>${
-              [String(other.at["what"] ?? ""), quantity(other.value, other.unit)].filter(Boolean)
-                .join(": ")
-            }</small>`
-          )
+          others.map((other) => markup`<small>${other}</small>`)
         }</td>`;
       };
       return markup`

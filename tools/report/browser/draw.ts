@@ -126,7 +126,7 @@ function lines(chart: Chart, panel: Panel, width: number): Plot.PlotOptions {
   const { reference } = chart;
   const height = Math.round(Math.min(320, Math.max(220, width * 0.62)));
   const x = scale(chart.x, xs, "", width - 60);
-  const y = scale(chart.y, values(chart), unitOf(chart), height + 40);
+  const y = scale(chart.y, values(chart), unitOf(chart), height * 1.4);
   return {
     height,
     marginTop: 10,
