@@ -44,13 +44,11 @@ function slug(text: string): string {
 const BYTES = { label: "size of a message", scale: "bytes" } as const;
 
 function guards(results: readonly Result[]): (Chart | undefined)[] {
-  const setting = ({ runtime, at }: Result): string =>
-    joined(
-      runtimeName(runtime),
-      Number(at["holding"] ?? 0) > 0
-        ? `released when ${at["holding"]} others have come`
-        : "released at once",
-    );
+  const setting = ({ runtime, at }: Result): string => {
+    const holding = Number(at["holding"] ?? 0);
+    const when = holding > 0 ? `when ${holding} others have come` : "at once";
+    return joined(runtimeName(runtime), `the receiver releases a message ${when}`);
+  };
   return groupBy(results, setting).map(([name, group]) => {
     // What a message costs that is copied, in the same place: a copy does not mind what becomes of the buffer.
     const copied = new Map<string, number>();
