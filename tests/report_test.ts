@@ -183,7 +183,7 @@ async function inChromium(): Promise<void> {
 
     // A figure is told where one points at it.
     const [x, y] = await browser.evaluate<[number, number]>(`(() => {
-      const plot = document.querySelector("#chart-rate-messages-s .plot");
+      const plot = document.querySelector("#chart-rate-1 .plot");
       plot.scrollIntoView({ block: "center" });
       const { left, top, width } = plot.querySelector("g[aria-label=bar] > *").getBoundingClientRect();
       return [left + width - 2, top + 5];
@@ -191,7 +191,7 @@ async function inChromium(): Promise<void> {
     await browser.send("Input.dispatchMouseEvent", { type: "mouseMoved", x, y });
     await browser.drawn();
     const tip = await browser.evaluate<string>(
-      "document.querySelector('#chart-rate-messages-s g[aria-label=tip]').textContent",
+      "document.querySelector('#chart-rate-1 g[aria-label=tip]').textContent",
     );
     assert.match(tip, /Moat, Deno.*1.73 million messages\/s/s);
 

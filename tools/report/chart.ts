@@ -34,6 +34,7 @@ export interface Axis {
 
 /** Lines over an axis; or rows of bars, of dots where there is no zero to begin a bar at, or of distributions. */
 export interface Chart {
+  /** Different for every chart of a page; given by its section. */
   id: string;
   title: string;
   kind: "lines" | "bars" | "dots" | "ranges";
@@ -48,7 +49,6 @@ export interface Chart {
 
 /** What a chart is made of. */
 export interface ChartOptions {
-  id: string;
   title: string;
   kind: Chart["kind"];
   /** The key of `at` along the x axis, on a chart of lines. */
@@ -119,7 +119,7 @@ export function chart(results: readonly Result[], options: ChartOptions): Chart 
     })),
   }));
   return {
-    id: options.id,
+    id: "",
     title: options.title,
     kind: options.kind,
     x: options.x ?? { label: "", scale: "linear" },

@@ -37,10 +37,6 @@ function joined(...words: string[]): string {
   return words.filter((word) => word !== "").join(", ");
 }
 
-function slug(text: string): string {
-  return text.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
-}
-
 const BYTES = { label: "size of a message", scale: "bytes" } as const;
 
 function guards(results: readonly Result[]): (Chart | undefined)[] {
@@ -60,7 +56,6 @@ function guards(results: readonly Result[]): (Chart | undefined)[] {
     const copyOf = ({ at }: Result): number | undefined =>
       copied.get(`${at["bytes"]} ${at["touched"]}`) ?? copied.get(`${at["bytes"]}`);
     return chart(group.filter((result) => copyOf(result) !== undefined), {
-      id: `guards-${slug(name)}`,
       title: name,
       kind: "lines",
       along: "bytes",
@@ -77,14 +72,14 @@ function guards(results: readonly Result[]): (Chart | undefined)[] {
 /** How far apart figures are drawn: those that differ by more than ten times cannot be read off a linear axis. */
 function spread(results: readonly Result[]): "linear" | "log" {
   const all = results.map(({ value }) => value);
-  return Math.max(...all) > 10 * Math.min(...all) ? "log" : "linear";
+  const least = Math.min(...all);
+  return least > 0 && Math.max(...all) > 10 * least ? "log" : "linear";
 }
 
 function throughput(results: readonly Result[]): (Chart | undefined)[] {
   return groupBy(results, transport).map(([name, group]) => {
     const sizes = new Set(group.map(({ at }) => at["bytes"]));
     return chart(group, {
-      id: `throughput-${slug(name)}`,
       title: sizes.size === 1
         ? joined(name, `messages of ${sizeName(Number([...sizes][0]))}`)
         : name,
@@ -101,7 +96,6 @@ const ENDS: Record<string, string> = { await: "awaited", touch: "touched" };
 function overlap(results: readonly Result[]): (Chart | undefined)[] {
   return groupBy(results, transport).map(([name, group]) =>
     chart(group, {
-      id: `overlap-${slug(name)}`,
       title: name,
       kind: "lines",
       along: "bytes",
@@ -119,7 +113,6 @@ function memory(results: readonly Result[]): (Chart | undefined)[] {
   const shown = ["beyond its ring", "ring"];
   return groupBy(results, ({ at }) => String(at["connections"])).map(([count, group]) =>
     chart(group.filter(({ at }) => shown.includes(String(at["what"]))), {
-      id: `memory-${slug(count)}`,
       title: `${Number(count).toLocaleString("en")} connections`,
       kind: "bars",
       y: { label: group[0]!.unit, scale: "linear" },
@@ -140,7 +133,6 @@ function rows(
   const { part } = results[0]!;
   return groupBy(results, ({ unit }) => unit).map(([unit, group]) =>
     chart(group, {
-      id: `${part}-${slug(unit)}`,
       title: "",
       kind,
       y: { label: unit, scale },
@@ -205,7 +197,6 @@ export const sections: readonly Section[] = [
       "that bookkeeping does not grow with what is outstanding.",
     charts: (results) => [
       chart(results, {
-        id: "inflight",
         title: "",
         kind: "lines",
         along: "inFlight",
@@ -234,7 +225,6 @@ export const sections: readonly Section[] = [
       "What a call costs before a device has anything to do, and what the steps of a guard cost.",
     charts: (results) => [
       chart(results, {
-        id: "ffi",
         title: "",
         kind: "dots",
         y: { label: results[0]!.unit, scale: "log" },
@@ -263,7 +253,6 @@ export const sections: readonly Section[] = [
       groupBy(results, ({ unit, at }) => `${at["what"] ?? ""} ${unit}`).map(([name, group]) => {
         const lines = new Set(group.map(({ at }) => at["bytes"])).size > 1;
         return chart(group, {
-          id: `rdma-${slug(name)}`,
           title: String(group[0]!.at["what"] ?? ""),
           kind: lines ? "lines" : "bars",
           ...(lines ? { along: "bytes", x: BYTES } : {}),
@@ -280,5 +269,6 @@ export const sections: readonly Section[] = [
 /** The charts of a section; the ones without results are left out. */
 export function chartsOf({ charts, part }: Section, results: readonly Result[]): Chart[] {
   const own = results.filter((result) => result.part === part);
-  return own.length === 0 ? [] : charts(own).filter((each) => each !== undefined);
+  const found = own.length === 0 ? [] : charts(own).filter((each) => each !== undefined);
+  return found.map((each, i) => ({ ...each, id: `${part}-${i + 1}` }));
 }

@@ -72,7 +72,7 @@ function scale(
     const ticks = logTicks(...domain, Math.floor(room / 44));
     return { options: { type: "log", domain }, ticks, format };
   }
-  const domain = [0, unit === "ratio" ? 1 : most * 1.06];
+  const domain = [0, unit === "ratio" ? 1 : (most || 1) * 1.06];
   return { options: { domain }, ticks: Math.max(2, Math.floor(room / 70)), format };
 }
 
