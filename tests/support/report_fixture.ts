@@ -198,6 +198,7 @@ export function reportFixture(): Report {
       cpu: "no processor: these figures are a test's, not measured",
       cores: "0",
       kernel: "none",
+      "busy with other work": "guards 99 %",
     },
     quick: true,
     date: "2000-01-01T00:00:00.000Z",

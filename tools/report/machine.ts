@@ -63,3 +63,20 @@ function commit(): { commit: string; changes: string } {
   );
   return { commit: `${head}, with changes`, changes: changes.digest("hex").slice(0, 12) };
 }
+
+/** The share of the processors' time that is used now, by whatever else runs here: 0 to 1, looked at for a moment. */
+export async function busy(milliseconds = 300): Promise<number> {
+  const before = ticks();
+  await new Promise((done) => setTimeout(done, milliseconds));
+  const after = ticks();
+  const all = after.all - before.all;
+  return all > 0 ? 1 - (after.idle - before.idle) / all : 0;
+}
+
+/** Of all processors since they were started (proc_stat(5)). */
+function ticks(): { all: number; idle: number } {
+  const [, ...times] = readFileSync("/proc/stat", "utf8").split("\n")[0]!.split(/\s+/).map(Number);
+  // user nice system idle iowait irq softirq steal; what follows is in user and nice already.
+  const own = times.slice(0, 8);
+  return { all: own.reduce((sum, time) => sum + time, 0), idle: own[3]! + own[4]! };
+}

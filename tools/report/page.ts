@@ -76,6 +76,10 @@ export function page({ report, parts, bundle }: PageOptions): string {
   ];
   const ran = Object.values(report.seconds).reduce((sum, seconds) => sum + seconds, 0);
   const failures = Object.keys(report.failed);
+  const shares = report.facts["busy with other work"];
+  const busy = shares === undefined
+    ? ""
+    : markup`<p class="missing">Something else was running on this machine before these parts began, so that their figures say little: ${shares} of the processors.</p>`;
   const sentences = summary(report.results);
   const findings = sentences.length === 0
     ? ""
@@ -114,7 +118,7 @@ export function page({ report, parts, bundle }: PageOptions): string {
       : markup`<p class="failed">Failed: ${
         failures.map((name, i) => markup`${i > 0 ? ", " : ""}<a href="#${name}">${name}</a>`)
       }.</p>`
-  }<nav aria-label="Contents"><ol>${
+  }${busy}<nav aria-label="Contents"><ol>${
     all.map(({ part, title }) => markup`<li><a href="#${part}">${title}</a></li>`)
   }</ol></nav>
     <noscript><p class="missing">The charts are drawn by a script, which is off; every figure is in the tables.</p></noscript>

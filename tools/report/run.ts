@@ -10,6 +10,7 @@ import { stripVTControlCharacters } from "node:util";
 import type { Part, Result, RuntimeName } from "../../bench/results.ts";
 import { ensurePackages } from "../apt.ts";
 import { killGroup } from "../test_process.ts";
+import { busy } from "./machine.ts";
 import type { Progress } from "./progress.ts";
 import type { Store } from "./store.ts";
 
@@ -32,8 +33,9 @@ export async function runParts(
   options: RunOptions,
 ): Promise<void> {
   for (const part of parts) {
-    const date = new Date().toISOString(), begun = performance.now();
     options.progress.begin(part);
+    const before = await busy();
+    const date = new Date().toISOString(), begun = performance.now();
     let results: Result[] = [], error: string | undefined;
     try {
       results = await runPart(part, store.directory, options);
@@ -42,7 +44,13 @@ export async function runParts(
       error = failure instanceof Error ? failure.message : String(failure);
     }
     const seconds = (performance.now() - begun) / 1000;
-    store.write(part.name, { date, seconds, results, ...(error === undefined ? {} : { error }) });
+    store.write(part.name, {
+      date,
+      seconds,
+      busy: before,
+      results,
+      ...(error === undefined ? {} : { error }),
+    });
     options.progress.end(part, results.length, error);
     options.finished();
   }

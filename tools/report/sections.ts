@@ -130,7 +130,6 @@ function rows(
   kind: "bars" | "ranges",
   scale: "linear" | "log",
 ): (Chart | undefined)[] {
-  const { part } = results[0]!;
   return groupBy(results, ({ unit }) => unit).map(([unit, group]) =>
     chart(group, {
       title: "",
@@ -250,7 +249,7 @@ export const sections: readonly Section[] = [
       "rdma:// between two processes, against perftest, rdma-core’s own benchmarks, on the same device. Where the device is " +
       "soft-RoCE in an emulated machine (the methods say so), only how the two compare means anything.",
     charts: (results) =>
-      groupBy(results, ({ unit, at }) => `${at["what"] ?? ""} ${unit}`).map(([name, group]) => {
+      groupBy(results, ({ unit, at }) => `${at["what"] ?? ""} ${unit}`).map(([, group]) => {
         const lines = new Set(group.map(({ at }) => at["bytes"])).size > 1;
         return chart(group, {
           title: String(group[0]!.at["what"] ?? ""),

@@ -16,10 +16,15 @@ export interface Outcome {
   /** When it was begun, ISO 8601. */
   date: string;
   seconds: number;
+  /** The share of the processors that was busy with something else before it. */
+  busy: number;
   results: Result[];
   /** Why it failed, if it did. */
   error?: string;
 }
+
+/** Above this share, what else runs is no longer noise. */
+const BUSY = 0.15;
 
 /** What decides whether figures can stand on one page. */
 export interface Origin {
@@ -76,8 +81,11 @@ export class Store {
   /** All that there is of these parts. */
   report(parts: readonly { name: string }[], facts: Record<string, string>): Report {
     const outcomes = parts.flatMap(({ name }) => this.read(name) ?? []);
+    const busy = outcomes.filter((each) => each.busy > BUSY);
+    const shares = busy.map((each) => `${each.part} ${Math.round(each.busy * 100)} %`).join(", ");
     return {
-      facts,
+      // The page says so at its head.
+      facts: { ...facts, ...(shares === "" ? {} : { "busy with other work": shares }) },
       quick: this.#origin.quick,
       date: outcomes.map(({ date }) => date).sort()[0] ?? new Date().toISOString(),
       seconds: Object.fromEntries(outcomes.map(({ part, seconds }) => [part, seconds])),
