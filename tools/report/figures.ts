@@ -69,8 +69,7 @@ function axes({ kind, x, y, reference }: Chart): string {
 /** A chart as a figure: legend, places for the drawings, table and methods. */
 export function figure(chart: Chart, name: string): Html {
   const caption = chart.title === "" ? name : `${name}: ${chart.title}`;
-  const form = chart.kind === "lines" ? "lines" : "rows";
-  return markup`<figure id="chart-${chart.id}" class="${form} of-${
+  return markup`<figure id="chart-${chart.id}" class="${chart.kind} of-${
     Math.min(chart.panels.length, 4)
   }">
 <figcaption>${chart.title === "" ? "" : markup`<h3>${chart.title}</h3>`}<p class="axis">${

@@ -18,6 +18,8 @@ export function quantity(value: number, unit: string): string {
   switch (unit) {
     case "ratio":
       return `${number(value * 100)} %`;
+    case "copies":
+      return `${number(value)} times`;
     case "ns":
       return value >= 1e6
         ? `${number(value / 1e6)} ms`

@@ -98,7 +98,7 @@ export function howList(results: readonly Result[]): Html {
 
 const WAYS = ["copied", "not copied"];
 /** What is told of a way beside its speed. */
-const SAID: Record<string, string> = { both: "processors:", copies: "the library made" };
+const SAID: Record<string, string> = { both: "processors", copies: "copied by the library" };
 
 /** Two by two: copies in the network, copies in file I/O. */
 export function interopTables(results: readonly Result[]): Html {
@@ -119,7 +119,7 @@ export function interopTables(results: readonly Result[]): Html {
         const share = rate ? (100 * rate.value / best).toFixed(1) : "0";
         const others = own.flatMap((result) => {
           const said = SAID[String(result.at["what"])];
-          return said === undefined ? [] : [`${said} ${quantity(result.value, result.unit)}`];
+          return said === undefined ? [] : [`${said}: ${quantity(result.value, result.unit)}`];
         });
         return markup`<td><div class="rate"><b>${
           rate ? quantity(rate.value, rate.unit) : "–"

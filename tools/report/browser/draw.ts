@@ -127,6 +127,9 @@ function lines(chart: Chart, panel: Panel, width: number): Plot.PlotOptions {
   const height = Math.round(Math.min(320, Math.max(220, width * 0.62)));
   const x = scale(chart.x, xs, "", width - 60);
   const y = scale(chart.y, values(chart), unitOf(chart), height * 1.4);
+  // Numbers of things were measured at round places.
+  const places = [...new Set(xs)];
+  if (chart.x.scale === "log" && places.length * 44 < width) x.ticks = places;
   return {
     height,
     marginTop: 10,
