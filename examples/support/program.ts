@@ -68,6 +68,8 @@ export function oneOf<T extends string>(option: string, text: string, known: rea
 
 /** A program that was started once more. */
 export interface Again {
+  /** The number of its process. */
+  readonly pid: number;
   /** Resolves when it has ended well; rejects otherwise. */
   readonly done: Promise<void>;
   /** Sends it a signal. */
@@ -87,8 +89,13 @@ export function again(url: string, args: string[]): Again {
     stdio: ["ignore", "inherit", "inherit"],
     env: { ...process.env, DENO_NO_UPDATE_CHECK: "1" },
   });
-  const kill = (signal: NodeJS.Signals): void => void child.kill(signal);
-  const killAtExit = (): void => kill("SIGKILL");
+  // By its number: child.kill() of Deno 2.9.6 sends no second signal.
+  const kill = (signal: NodeJS.Signals): void => {
+    if (child.exitCode === null && child.signalCode === null) process.kill(child.pid!, signal);
+  };
+  const killAtExit = (): void => {
+    if (child.pid !== undefined) kill("SIGKILL");
+  };
   process.on("exit", killAtExit);
   const done = new Promise<void>((resolve, reject) => {
     child.on("error", reject);
@@ -101,7 +108,7 @@ export function again(url: string, args: string[]): Again {
     });
   });
   done.catch(() => {}); // whoever waits for it is told
-  return { done, kill };
+  return { pid: child.pid ?? -1, done, kill };
 }
 
 /** Bytes and milliseconds as a rate. */
