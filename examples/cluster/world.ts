@@ -1,0 +1,200 @@
+/**
+ * The processes of a job, each with a channel to each other.
+ *
+ * @module
+ */
+import { hostname } from "node:os";
+import process from "node:process";
+import { type Channel, connect, listen, type Listener, type Pool } from "../../mod.ts";
+import { openDevice } from "../../lib/verbs/mod.ts";
+import { UsageError } from "../support/program.ts";
+import { findPlace, type Place, type PlaceValues } from "./place.ts";
+import { Pmi } from "./pmi.ts";
+import { Star, within } from "./star.ts";
+
+/** What carries the channels. */
+export type TransportName = "shm" | "tcp" | "rdma";
+
+/** How to join. */
+export interface JoinOptions {
+  readonly transport: TransportName;
+  /** Whose buffers are sent and received. */
+  readonly pool: Pool;
+  /** What the command line said: values of `PLACE_OPTIONS`. */
+  readonly place?: PlaceValues;
+  /** Milliseconds until all have to be there; 30,000 by default. */
+  readonly timeout?: number;
+}
+
+/** What finds the others: {@linkcode Star} or {@linkcode Pmi}. */
+interface Meeting {
+  readonly lost: Promise<never>;
+  exchange(own: string, timeout: number): Promise<string[]>;
+  close(): Promise<void>;
+}
+
+/** Another process has gone away. */
+export class RankLost extends Error {
+  /** The name of the class. */
+  override readonly name = "RankLost";
+}
+
+/** The processes of a job. Made by {@linkcode join}. */
+export class World implements AsyncDisposable {
+  /** What the launcher said. */
+  readonly place: Place;
+  /** The number of this process, from 0. */
+  readonly rank: number;
+  /** How many there are. */
+  readonly size: number;
+  readonly #channels: ReadonlyMap<number, Channel>;
+
+  /** Use {@linkcode join}. */
+  constructor(place: Place, channels: ReadonlyMap<number, Channel>) {
+    this.place = place;
+    this.rank = place.rank;
+    this.size = place.size;
+    this.#channels = channels;
+  }
+
+  /** The numbers of the others. The next one first, so that not all begin with the same. */
+  get others(): number[] {
+    return Array.from({ length: this.size - 1 }, (_, i) => (this.rank + 1 + i) % this.size);
+  }
+
+  /** The channel to another process. */
+  to(rank: number): Channel {
+    return this.#channels.get(rank)!;
+  }
+
+  /** Says which rank an error of its channel is about. */
+  lost(rank: number, error: unknown): RankLost {
+    const { message } = error as Error;
+    return new RankLost(`rank ${rank} of ${this.size} is lost: ${message}`, { cause: error });
+  }
+
+  /**
+   * Gives a text to all, and returns those of all by their ranks. On every channel it comes after what was sent
+   * before, and nobody returns before all have called it.
+   */
+  async allGather(own: string): Promise<string[]> {
+    const texts: string[] = [];
+    texts[this.rank] = own;
+    await Promise.all(this.others.map(async (rank) => {
+      try {
+        const sent = this.to(rank).send(new TextEncoder().encode(own));
+        using message = await this.to(rank).recv();
+        if (!message) throw new Error("it closed its channel");
+        texts[rank] = new TextDecoder().decode(message.bytes);
+        await sent;
+      } catch (error) {
+        throw this.lost(rank, error);
+      }
+    }));
+    return texts;
+  }
+
+  /** Leaves. The others find their channels to this process closed. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(
+      [...this.#channels.values()].map((channel) => channel.close().catch(() => {})),
+    );
+  }
+}
+
+/**
+ * Finds the other processes of the job and connects to each.
+ *
+ * @throws {UsageError} if the environment does not say which process this is, or says what cannot be
+ * @throws {Error} if one of them does not come, or goes away
+ */
+export async function join(options: JoinOptions): Promise<World> {
+  const { transport, pool, timeout = 30_000 } = options;
+  let place = findPlace(process.env, options.place);
+  if (transport === "shm" && !place.oneHost) {
+    throw new UsageError(
+      "shm:// reaches processes of one host, and these are on several: use tcp or rdma",
+    );
+  }
+  let meeting: Meeting;
+  if (place.meet.how === "pmi") {
+    const pmi = new Pmi(place.meet.fd, place.rank, place.size);
+    place = { ...place, job: pmi.job };
+    meeting = pmi;
+  } else {
+    meeting = await Star.meet(place, place.meet.address, timeout);
+  }
+  await using listener = await listen(listenAddress(transport, place), { pool });
+  const all = await meeting.exchange(announced(listener.address, place), timeout);
+  const channels = await within(
+    Promise.race([mesh(place, listener, all, pool, timeout), meeting.lost]),
+    timeout,
+    () => `rank ${place.rank}: not all ${place.size} were connected after ${timeout / 1000} s`,
+  );
+  await meeting.exchange("connected", timeout);
+  await meeting.close();
+  return new World(place, channels);
+}
+
+/** Where this process listens for the others. MOAT_ADDRESS names the interface, where it matters. */
+function listenAddress(transport: TransportName, place: Place): string {
+  const host = process.env["MOAT_ADDRESS"];
+  if (transport === "shm") return `shm://moat-${place.job}-${place.rank}`;
+  if (transport === "rdma") return `rdma://${host ?? deviceAddress()}:0`;
+  return `tcp://${host ?? (place.oneHost ? "127.0.0.1" : "")}:0`;
+}
+
+/** What it tells the others: an address with the host by which they reach it. */
+function announced(address: string, { hosts, meet }: Place): string {
+  if (!/^tcp:\/\/(0\.0\.0\.0|\[::\]|):/.test(address)) return address;
+  // It listens everywhere. Hydra says by which name the others know this host; else rank 0 sees it.
+  const host = meet.how === "pmi" ? hosts[0] ?? hostname() : "";
+  return `tcp://${host}:${address.slice(address.lastIndexOf(":") + 1)}`;
+}
+
+/** The address of the first RDMA device of this host. */
+function deviceAddress(): string {
+  using device = openDevice();
+  const gid = device.preferredGid()?.gid;
+  if (gid === undefined) {
+    throw new Error(
+      `${device.deviceName} has no address: name that of its interface in MOAT_ADDRESS`,
+    );
+  }
+  return gid.startsWith("::ffff:") ? gid.slice(7) : `[${gid}]`;
+}
+
+/** Connects to the ranks below, and accepts those above. */
+async function mesh(
+  place: Place,
+  listener: Listener,
+  addresses: string[],
+  pool: Pool,
+  timeout: number,
+): Promise<Map<number, Channel>> {
+  const { rank, size, job } = place, channels = new Map<number, Channel>();
+  const below = addresses.slice(0, rank).map(async (address, other) => {
+    try {
+      const channel = await connect(address, { pool, timeout });
+      await channel.send(new TextEncoder().encode(`${job} ${rank}`));
+      channels.set(other, channel);
+    } catch (error) {
+      throw new RankLost(`rank ${other} of ${size} at ${address}: ${(error as Error).message}`);
+    }
+  });
+  const above = (async () => {
+    for (let missing = size - 1 - rank; missing > 0;) {
+      const channel = await listener.accept();
+      using hello = await channel.recv();
+      const [from, other] = new TextDecoder().decode(hello?.bytes).split(" ");
+      if (from !== job || !(Number(other) > rank)) {
+        channel.abort(); // none of this job
+        continue;
+      }
+      channels.set(Number(other), channel);
+      missing--;
+    }
+  })();
+  await Promise.all([...below, above]);
+  return channels;
+}
