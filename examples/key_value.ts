@@ -27,6 +27,7 @@ import { MoatError } from "../mod.ts";
 import { openDevice } from "../lib/verbs/mod.ts";
 import { again, number, oneOf, run, size, UsageError } from "./support/program.ts";
 import { Client, turn } from "./verbs/key_value_client.ts";
+import { readUnchecked } from "./verbs/key_value_table.ts";
 import { serve } from "./verbs/key_value_server.ts";
 
 const HELP = `
@@ -42,7 +43,6 @@ key_value.ts get KEY [OPTIONS]          prints a value; status 1 if there is non
     --pause MS       the server pauses in the middle of each PUT, for readers to see it half done (0)
     --keys N         how many the clients use (20)
     --puts N         changes of one key while it is read (50)
-    --unchecked      the clients look at neither version nor checksum: what those are for
 
 It needs an RDMA device. Without one: deno task vm -- deno run -A examples/key_value.ts
 `;
@@ -60,7 +60,6 @@ await run("key_value", HELP, async () => {
       pause: { type: "string", default: "0" },
       keys: { type: "string", default: "20" },
       puts: { type: "string", default: "50" },
-      unchecked: { type: "boolean", default: false },
     },
   });
   const port = number("--port", values.port, 1, 65535);
@@ -69,7 +68,7 @@ await run("key_value", HELP, async () => {
   const pause = number("--pause", values.pause, 0, 1000);
   const keys = number("--keys", values.keys, 1, slots / 2);
   const puts = number("--puts", values.puts, 1, 1e6);
-  const { unchecked } = values, [mode, ...words] = positionals;
+  const [mode, ...words] = positionals;
   const takes = { serve: 0, put: 2, get: 1 };
   if (mode !== undefined) {
     const takesWords = takes[oneOf("the mode", mode, ["serve", "put", "get"])];
@@ -83,7 +82,7 @@ await run("key_value", HELP, async () => {
     }
     const host = values.address ?? deviceAddress();
     if (mode === undefined) {
-      return await show({ host, port, slotBytes, keys, puts, unchecked }, () => {
+      return await show({ host, port, slotBytes, keys, puts }, () => {
         const options = { port, slots, slot: slotBytes, pause };
         return again(import.meta.url, [
           ...["serve", "--address", host],
@@ -91,7 +90,7 @@ await run("key_value", HELP, async () => {
         ]);
       });
     }
-    using client = await Client.connect(host, port, unchecked);
+    using client = await Client.connect(host, port);
     if (mode === "put") return await client.put(bytesOf(words[0]!), bytesOf(words[1]!));
     const value = await client.get(bytesOf(words[0]!));
     if (!value) throw new Error(`there is no key ${JSON.stringify(words[0])}`);
@@ -122,7 +121,6 @@ interface Show {
   slotBytes: number;
   keys: number;
   puts: number;
-  unchecked: boolean;
 }
 
 /** A server and clients: what GETs return while values change, and while the server stands still. */
@@ -133,7 +131,7 @@ async function show(options: Show, startServer: () => ReturnType<typeof again>):
     throw new Error("the server has ended");
   });
   using writer = await Promise.race([patiently(options), early]);
-  using reader = await Client.connect(host, port, options.unchecked);
+  using reader = await Client.connect(host, port);
 
   // The value of a key is one number in all of its bytes, so that one sees whether it is whole.
   const length = options.slotBytes - 64, expected = new Map<string, number>();
@@ -166,7 +164,12 @@ async function show(options: Show, startServer: () => ReturnType<typeof again>):
   console.log(`${keys} keys put and got, ${length} bytes each`);
 
   const before = gets, start = performance.now();
-  let changing = true, newest = 0;
+  let changing = true, newest = 0, mixed = 0;
+  // What would have been returned by somebody who does not look at version and checksum.
+  reader.onTorn = (slot) => {
+    const found = readUnchecked(slot);
+    if (typeof found === "object" && found.value.some((byte) => byte !== found.value[0])) mixed++;
+  };
   const changes = (async () => {
     for (let i = 1; i <= puts; i++) await put("key 0", i % 256);
   })().finally(() => changing = false);
@@ -187,7 +190,8 @@ async function show(options: Show, startServer: () => ReturnType<typeof again>):
     `${during} GETs of one key during ${puts} PUTs to it, ${
       (during / seconds).toFixed(0)
     } a second: ` +
-      `each whole; ${reader.torn} of ${reader.reads} reads were torn, and done again`,
+      `each whole; ${reader.torn} of ${reader.reads} reads were torn, and done again; ` +
+      `${mixed} of those had parts of two values`,
   );
 
   server.kill("SIGSTOP");
@@ -209,10 +213,10 @@ async function show(options: Show, startServer: () => ReturnType<typeof again>):
 }
 
 /** Connects to a server that is about to listen. */
-async function patiently({ host, port, unchecked }: Show): Promise<Client> {
+async function patiently({ host, port }: Show): Promise<Client> {
   for (const end = performance.now() + 30_000;;) {
     try {
-      return await Client.connect(host, port, unchecked);
+      return await Client.connect(host, port);
     } catch (error) {
       const yet = error instanceof MoatError && error.code === "CONNECTION_REFUSED";
       if (!yet || performance.now() > end) throw error;

@@ -164,7 +164,11 @@ function slurm(env: Environment): Place {
 function required(env: Environment, variable: string): string {
   const value = env[variable];
   if (value !== undefined && value !== "") return value;
-  throw new UsageError(`${variable} is not in the environment, where the launcher should put it`);
+  throw new UsageError(
+    variable.startsWith("MOAT_")
+      ? `${variable} is not in the environment: --rank (MOAT_RANK) and --size (MOAT_SIZE) go together`
+      : `${variable} is not in the environment, where the launcher should have put it`,
+  );
 }
 
 function whole(env: Environment, variable: string, least: number, most: number): number {

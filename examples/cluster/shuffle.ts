@@ -22,7 +22,7 @@ import process from "node:process";
 import { parseArgs } from "node:util";
 import { type Guard, type Message, Pool } from "../../mod.ts";
 import { number, oneOf, rate, run, size } from "../support/program.ts";
-import { PLACE_HELP, PLACE_OPTIONS } from "./place.ts";
+import { findPlace, PLACE_HELP, PLACE_OPTIONS } from "./place.ts";
 import { join, type World } from "./world.ts";
 
 const HELP = `
@@ -68,10 +68,14 @@ await run("shuffle", HELP, async () => {
   const guard = oneOf("--guard", values.guard, GUARDS);
   const timeout = number("--timeout", values.timeout, 1, 3600) * 1000;
 
-  // For private pages, and for what arrives, as much as may be in flight with each other process.
-  const room = 2 << 20, most = 256 << 20;
-  const flight = Math.min(most, 16 * (ahead + 2) * Math.ceil(message / room) * room);
-  await using pool = Pool.create({ bytes: flight, reserve: flight });
+  // For each process a buffer, and room for what arrives from it; in reserve, for what is in flight to it.
+  // Large buffers begin at multiples of 2 MiB where they can.
+  const { size: processes } = findPlace(process.env, values);
+  const each = message < 256 << 10 ? message : Math.ceil(message / (2 << 20)) * (2 << 20);
+  await using pool = Pool.create({
+    bytes: processes * (ahead + 2) * each,
+    reserve: processes * (ahead + 1) * message,
+  });
   await using world = await join({ transport, pool, place: values, timeout });
   await shuffle(world, pool, { records, message, ahead, guard });
 });
@@ -241,15 +245,15 @@ function report(
   { message }: Work,
   sent: Tally[],
 ): void {
-  const bytes = sent.reduce((sum, { records }, to) => sum + (to === rank ? 0 : records), 0) *
-    RECORD;
+  const elsewhere = sent.filter((_, to) => to !== rank);
+  const bytes = elsewhere.reduce((sum, { records }) => sum + records, 0) * RECORD;
   const { faults, privatePages, waits, bytesCopiedOut } = pool.stats();
-  const where = place.localRank === undefined ? "" : ` (the ${place.localRank} of its host)`;
-  console.log(
-    `rank ${rank}${where}, process ${process.pid}: sent ${bytes} bytes in messages of ${message} while it ` +
-      `made them, ${
-        rate(bytes, milliseconds)
-      }; ${faults.writes} writes to pages in flight, of which ` +
-      `${privatePages} got a private page and ${waits.count} waited; ${bytesCopiedOut} bytes copied to send`,
-  );
+  const where = place.localRank === undefined ? "" : ` (${place.localRank} of its host)`;
+  const lines = [
+    `rank ${rank}${where}, process ${process.pid}: sent ${bytes} bytes in messages of ${message} ` +
+    `while it made them, ${rate(bytes, milliseconds)}; ${bytesCopiedOut} bytes copied to send`,
+    `rank ${rank}: ${faults.writes} writes met pages in flight: ${privatePages} pages were ` +
+    `replaced, ${waits.count} writes waited`,
+  ];
+  console.log(lines.join("\n"));
 }

@@ -98,16 +98,21 @@ export class Star {
   }
 
   #listen(i: number): Promise<string> {
-    const next = this.#channels[i]!.recv().then((message) => {
-      using from = message;
-      if (from) return new TextDecoder().decode(from.bytes);
-      throw new Error("it closed the connection");
-    });
-    next.catch((error: Error) => {
-      if (this.#closing) return;
-      this.#lose(new Error(`rank ${this.#rankOf(i)} has ended too early: ${error.message}`));
+    const next = this.#hear(i);
+    next.catch((error) => {
+      if (!this.#closing) this.#lose(error);
     });
     return next;
+  }
+
+  async #hear(i: number): Promise<string> {
+    try {
+      using message = await this.#channels[i]!.recv();
+      if (message) return new TextDecoder().decode(message.bytes);
+      throw new Error("it closed the connection");
+    } catch (error) {
+      throw new Error(`rank ${this.#rankOf(i)} has ended too early: ${(error as Error).message}`);
+    }
   }
 }
 
@@ -184,9 +189,9 @@ async function reach(place: Place, address: string, pool: Pool, end: number): Pr
   }
 }
 
-/** The host of `tcp://host:port`, as it is written in an address. */
+/** The host of `tcp://host:port`, or of `… (from host:port)`, as it is written in an address. */
 function hostOf(peer: string): string {
-  return /^\w+:\/\/(\[[^\]]+\]|[^:/]+):\d+$/.exec(peer)?.[1] ?? "";
+  return /(?:^tcp:\/\/|\(from )(\[[^\]]+\]|[^:/]+):\d+\)?$/.exec(peer)?.[1] ?? "";
 }
 
 /** A promise with a limit of time, and what to say when it is over. */

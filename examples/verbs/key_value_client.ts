@@ -19,7 +19,6 @@ import {
   type Geometry,
   type Reading,
   readSlot,
-  readUnchecked,
   roomFor,
 } from "./key_value_table.ts";
 import { completed, endWithPeer } from "./support.ts";
@@ -33,36 +32,28 @@ export class Client implements Disposable {
   reads = 0;
   /** Of those, the ones that were torn, and read again. */
   torn = 0;
+  /** Shown every slot that was torn, before it is read again. */
+  onTorn: ((slot: Uint8Array) => void) | undefined;
   readonly #connection: Connection;
   readonly #table: RemoteAddress;
   readonly #geometry: Geometry;
-  readonly #read: (slot: Uint8Array) => Reading;
   /** Where slots are read to, where PUTs are sent from, and where their answers come. */
   readonly #slot: MemoryRegion;
   readonly #outbox: MemoryRegion;
   readonly #inbox: MemoryRegion;
 
-  private constructor(
-    connection: Connection,
-    table: DataView,
-    read: (slot: Uint8Array) => Reading,
-  ) {
+  private constructor(connection: Connection, table: DataView) {
     this.#connection = connection;
     this.#table = { address: Number(table.getBigUint64(0)), rkey: table.getUint32(8) };
     this.#geometry = { slots: table.getUint32(12), slotBytes: table.getUint32(16) };
-    this.#read = read;
     const { pd } = connection;
     this.#slot = pd.allocate(this.#geometry.slotBytes);
     this.#outbox = pd.allocate(PUT_HEADER + roomFor(this.#geometry));
     this.#inbox = pd.allocate(4);
   }
 
-  /**
-   * Connects to a server.
-   *
-   * @param unchecked takes what it reads for whole, whatever version and checksum say
-   */
-  static async connect(host: string, port: number, unchecked = false): Promise<Client> {
+  /** Connects to a server. */
+  static async connect(host: string, port: number): Promise<Client> {
     const id = CmId.create();
     try {
       await id.resolveAddr(host, port);
@@ -71,7 +62,7 @@ export class Client implements Disposable {
       const info = await id.connect({ initiatorDepth: 1 });
       if (info.length < 20) throw new Error(`${host}:${port} is no key_value.ts: it has no table`);
       const table = new DataView(info.buffer, info.byteOffset, info.byteLength);
-      return new Client(connection, table, unchecked ? readUnchecked : readSlot);
+      return new Client(connection, table);
     } catch (error) {
       id.close();
       throw error;
@@ -96,9 +87,10 @@ export class Client implements Disposable {
       qp.rdmaRead(this.#slot.segment(), remote);
       await completed(sends);
       this.reads++;
-      const reading = this.#read(this.#slot.bytes);
+      const reading = readSlot(this.#slot.bytes);
       if (reading !== "torn") return reading;
       this.torn++;
+      this.onTorn?.(this.#slot.bytes);
       if (performance.now() > end) {
         throw new Error(
           `a slot was being written for ${PATIENCE_MS} ms: is its server still alive?`,

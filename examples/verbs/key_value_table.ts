@@ -52,7 +52,7 @@ export function readSlot(slot: Uint8Array): Reading {
   return { key: slot.subarray(HEADER, split), value: slot.subarray(split, end) };
 }
 
-/** What is in a slot as far as one can tell without its version and checksum: what those are for. */
+/** What seems to be in a slot to somebody who does not look at its version and checksum. */
 export function readUnchecked(slot: Uint8Array): Reading {
   const view = new DataView(slot.buffer, slot.byteOffset, slot.byteLength);
   if (view.getUint32(0, true) === 0) return "empty";
