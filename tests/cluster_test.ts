@@ -36,12 +36,20 @@ function runAll(words: string[], environments: Record<string, string>[]): Promis
 }
 
 /** All ranks have said what they sent, and rank 0 that everything has arrived. */
-function assertShuffled(ended: Ended | Ended[], launcher: string, transport: string): void {
+function assertShuffled(
+  ended: Ended | Ended[],
+  launcher: string,
+  by: string,
+  transport: string,
+): void {
   const all = [ended].flat(), stdout = all.map((each) => each.stdout).join("");
   const stderr = all.map((each) => each.stderr).join("");
   for (const { status } of all) assert.equal(status, 0, stdout + stderr);
   const size = 3;
-  assert.match(stdout, new RegExp(`^${size} processes, started by ${launcher}, job `, "m"));
+  assert.match(
+    stdout,
+    new RegExp(`^${size} processes, started by ${launcher}, met by ${by}, job `, "m"),
+  );
   for (let rank = 0; rank < size; rank++) {
     const [, bytes] = new RegExp(`^rank ${rank}.*: sent (\\d+) bytes`, "m").exec(stdout) ?? [];
     // A third of the keys is its own, and 2 MiB are enough for the rest to be close to what it should be.
@@ -59,13 +67,20 @@ for (const transport of share(["shm", "tcp"])) {
       ...[...MPIRUN, "-n", "2", ...shuffle(first, "--transport", transport)],
       ...[":", "-n", "1", ...shuffle(second, "--transport", transport)],
     ];
-    assertShuffled(run(words), "Open MPI's mpirun", transport);
+    assertShuffled(run(words), "Open MPI's mpirun", "PMIx", transport);
   });
 }
 
+test("mpirun without PMIx: ranks meet at an address, which the one host has by itself", () => {
+  // A name that no library has, so that it is as if there were none.
+  const env = { MOAT_ROOT: `shm://no-pmix-${process.pid}` };
+  const words = [...MPIRUN, "-n", "3", ...shuffle(here)];
+  assertShuffled(run(words, env), "Open MPI's mpirun", env.MOAT_ROOT, "shm");
+});
+
 test("mpiexec: ranks find each other by Hydra's key-value store (PMI-1)", () => {
   const words = ["mpiexec.hydra", "-n", "3", ...shuffle(here, "--transport", "tcp")];
-  assertShuffled(run(words), "Hydra's mpiexec", "tcp");
+  assertShuffled(run(words), "Hydra's mpiexec", "PMI-1", "tcp");
 });
 
 test("srun: ranks of a step shuffle over tcp://", async (t) => {
@@ -75,7 +90,12 @@ test("srun: ranks of a step shuffle over tcp://", async (t) => {
     return;
   }
   const words = shuffle(here, "--transport", "tcp");
-  assertShuffled(run([...slurm.srun, "-n", "3", ...words], slurm.env), "Slurm's srun", "tcp");
+  assertShuffled(
+    run([...slurm.srun, "-n", "3", ...words], slurm.env),
+    "Slurm's srun",
+    "shm://moat-\\d+\\.0",
+    "tcp",
+  );
 });
 
 /** What srun sets, taken from Slurm 22.05, for task `rank` of 3 on two nodes. */
@@ -101,13 +121,19 @@ function slurmTask(rank: number): Record<string, string> {
 
 test("the environment of srun on two nodes: ranks meet at the first of them", async () => {
   const words = shuffle(here, "--transport", "tcp");
-  assertShuffled(await runAll(words, [0, 1, 2].map(slurmTask)), "Slurm's srun", "tcp");
+  assertShuffled(
+    await runAll(words, [0, 1, 2].map(slurmTask)),
+    "Slurm's srun",
+    "tcp://localhost:\\d+",
+    "tcp",
+  );
 });
 
 test("by hand: a root and numbers are enough, in whatever order the ranks start", async () => {
-  const words = shuffle(here, "--transport", "shm", "--root", `shm://by-hand-${process.pid}`);
+  const root = `shm://by-hand-${process.pid}`;
+  const words = shuffle(here, "--transport", "shm", "--root", root);
   const ranks = [2, 1, 0].map((rank) => ({ MOAT_RANK: `${rank}`, MOAT_SIZE: "3" }));
-  assertShuffled(await runAll(words, ranks), "hand", "shm");
+  assertShuffled(await runAll(words, ranks), "hand", root, "shm");
 });
 
 test('with the guard "none" what is sent is overwritten, and the comparison finds it', () => {
@@ -202,11 +228,11 @@ test("the innermost launcher counts, and Slurm's reserved ports are used", () =>
     ...{ OMPI_COMM_WORLD_LOCAL_SIZE: "2", OMPI_COMM_WORLD_LOCAL_RANK: "1" },
   };
   assert.equal(findPlace({ ...slurm, ...ompi }).launcher, "Open MPI's mpirun");
-  assert.deepEqual(address(ompi), { how: "address", address: "shm://moat-prterun-h-1-1" });
-  assert.throws(
-    () => findPlace({ ...ompi, OMPI_COMM_WORLD_SIZE: "4" }),
-    /mpirun -x MOAT_ROOT=HOST:PORT/,
-  );
+  assert.deepEqual(address(ompi), {
+    how: "pmix",
+    library: undefined,
+    address: "shm://moat-prterun-h-1-1",
+  });
   assert.deepEqual(address({ ...ompi, OMPI_COMM_WORLD_SIZE: "4", MOAT_ROOT: "n1:7471" }), {
     how: "address",
     address: "tcp://n1:7471",

@@ -32,14 +32,21 @@ import { cleanUp } from "./vm/vm.ts";
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
 const BUN_VERSION = "1.4.5";
 
-/** What the tests need beside the helper's compilers: to run programs for the other machine, to open the report. */
+/**
+ * What the tests need beside the helper's compilers: to run programs for the other machine, to open the report, to start
+ * the cluster's examples.
+ */
 const PACKAGES = [
   ...targets.map((target) => target.package),
   "chromium",
   "libc6-dev",
   "libibverbs-dev",
   "librdmacm-dev",
+  "mpich",
+  "munge",
+  "openmpi-bin",
   "openssl",
+  "slurm-wlm",
   ...(Deno.build.arch === "x86_64" ? ["libc6-dev-arm64-cross", "qemu-user"] : []),
 ];
 

@@ -28,10 +28,14 @@ export interface Place {
   readonly meet: Meeting;
 }
 
-/** By an address at which rank 0 listens, or by the launcher's own key-value store (PMI-1). */
+/**
+ * By an address at which rank 0 listens, or by the launcher's own key-value store: PMI-1, or PMIx where there is its
+ * library, and else an address if one is known.
+ */
 export type Meeting =
   | { readonly how: "address"; readonly address: string }
-  | { readonly how: "pmi"; readonly fd: number };
+  | { readonly how: "pmi"; readonly fd: number }
+  | { readonly how: "pmix"; readonly library?: string | undefined; readonly address?: string };
 
 /** Options of the command line that say it by hand, for `parseArgs`. */
 export const PLACE_OPTIONS = {
@@ -102,18 +106,16 @@ function openMpi(env: Environment): Place {
   const localSize = whole(env, "OMPI_COMM_WORLD_LOCAL_SIZE", 1, size);
   const job = name(env["PMIX_NAMESPACE"] ?? required(env, "OMPI_MCA_ess_base_jobid"));
   const oneHost = localSize === size, root = env["MOAT_ROOT"];
-  if (root === undefined && !oneHost) {
-    throw new UsageError(
-      "mpirun does not say on which host rank 0 is, and not all processes are on one: tell them by " +
-        "mpirun -x MOAT_ROOT=HOST:PORT",
-    );
-  }
-  const address = root === undefined ? `shm://moat-${job}` : rootAddress(root, env, job);
   const localRank = whole(env, "OMPI_COMM_WORLD_LOCAL_RANK", 0, localSize - 1);
   return {
     launcher: "Open MPI's mpirun",
-    ...{ rank, size, localRank, oneHost, hosts: [], job },
-    meet: { how: "address", address },
+    ...{ rank, size, localRank, oneHost, job },
+    hosts: env["PMIX_HOSTNAME"] === undefined ? [] : [env["PMIX_HOSTNAME"]],
+    meet: root !== undefined ? { how: "address", address: rootAddress(root, env, job) } : {
+      how: "pmix",
+      library: env["MOAT_PMIX"],
+      ...(oneHost ? { address: `shm://moat-${job}` } : {}),
+    },
   };
 }
 

@@ -3,8 +3,7 @@
  * It runs on as many hosts as the launcher gives it, over RDMA, TCP or shared memory.
  *
  *     mpirun -n 4 --bind-to none deno run -A examples/cluster/shuffle.ts
- *     mpirun --hostfile hosts --bind-to none -x MOAT_ROOT=node01:7471 \
- *       deno run -A examples/cluster/shuffle.ts --transport rdma
+ *     mpirun --hostfile hosts --bind-to none bun examples/cluster/shuffle.ts --transport rdma
  *     srun -N 4 -n 8 bun examples/cluster/shuffle.ts --transport rdma
  *     mpiexec.hydra -f hosts bun examples/cluster/shuffle.ts --transport tcp
  *     deno run -A examples/cluster/shuffle.ts --rank 0 --size 2 --root node01:7471 --transport tcp
@@ -90,7 +89,9 @@ interface Work {
 async function shuffle(world: World, pool: Pool, work: Work): Promise<void> {
   const { rank, place } = world, size = world.size;
   const started = place.launcher === "hand" ? "by hand" : `by ${place.launcher}`;
-  if (rank === 0) console.log(`${size} processes, started ${started}, job ${place.job}`);
+  if (rank === 0) {
+    console.log(`${size} processes, started ${started}, met by ${world.by}, job ${place.job}`);
+  }
   await world.allGather("ready"); // so that all begin at the same time
   const start = performance.now();
   const received = Promise.all(world.others.map((from) => receive(world, from)));

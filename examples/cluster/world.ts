@@ -10,6 +10,7 @@ import { openDevice } from "../../lib/verbs/mod.ts";
 import { UsageError } from "../support/program.ts";
 import { findPlace, type Place, type PlaceValues } from "./place.ts";
 import { Pmi } from "./pmi.ts";
+import { Pmix } from "./pmix.ts";
 import { Star, within } from "./star.ts";
 
 /** What carries the channels. */
@@ -26,7 +27,7 @@ export interface JoinOptions {
   readonly timeout?: number;
 }
 
-/** What finds the others: {@linkcode Star} or {@linkcode Pmi}. */
+/** What finds the others: {@linkcode Star}, {@linkcode Pmi} or {@linkcode Pmix}. */
 interface Meeting {
   readonly lost: Promise<never>;
   exchange(own: string, timeout: number): Promise<string[]>;
@@ -43,6 +44,8 @@ export class RankLost extends Error {
 export class World implements AsyncDisposable {
   /** What the launcher said. */
   readonly place: Place;
+  /** By what the processes found each other: PMI-1, PMIx, or an address. */
+  readonly by: string;
   /** The number of this process, from 0. */
   readonly rank: number;
   /** How many there are. */
@@ -50,8 +53,9 @@ export class World implements AsyncDisposable {
   readonly #channels: ReadonlyMap<number, Channel>;
 
   /** Use {@linkcode join}. */
-  constructor(place: Place, channels: ReadonlyMap<number, Channel>) {
+  constructor(place: Place, by: string, channels: ReadonlyMap<number, Channel>) {
     this.place = place;
+    this.by = by;
     this.rank = place.rank;
     this.size = place.size;
     this.#channels = channels;
@@ -116,14 +120,8 @@ export async function join(options: JoinOptions): Promise<World> {
       "shm:// reaches processes of one host, and these are on several: use tcp or rdma",
     );
   }
-  let meeting: Meeting;
-  if (place.meet.how === "pmi") {
-    const pmi = new Pmi(place.meet.fd, place.rank, place.size);
-    place = { ...place, job: pmi.job };
-    meeting = pmi;
-  } else {
-    meeting = await Star.meet(place, place.meet.address, timeout);
-  }
+  const { meeting, job, by } = await meet(place, timeout);
+  place = { ...place, job };
   await using listener = await listen(listenAddress(transport, place), { pool });
   const all = await meeting.exchange(announced(listener.address, place), timeout);
   const channels = await within(
@@ -133,7 +131,27 @@ export async function join(options: JoinOptions): Promise<World> {
   );
   await meeting.exchange("connected", timeout);
   await meeting.close();
-  return new World(place, channels);
+  return new World(place, by, channels);
+}
+
+async function meet(
+  place: Place,
+  timeout: number,
+): Promise<{ meeting: Meeting; job: string; by: string }> {
+  const { rank, size, job, meet } = place;
+  if (meet.how === "pmi") {
+    const meeting = new Pmi(meet.fd, rank, size);
+    return { meeting, job: meeting.job, by: "PMI-1" };
+  }
+  const pmix = meet.how === "pmix" ? Pmix.open(rank, size, meet.library) : undefined;
+  if (pmix) return { meeting: pmix, job, by: "PMIx" };
+  if (meet.address !== undefined) {
+    return { meeting: await Star.meet(place, meet.address, timeout), job, by: meet.address };
+  }
+  throw new UsageError(
+    "mpirun does not say on which host rank 0 is, and there is no libpmix.so.2 (MOAT_PMIX) to ask it: " +
+      "tell all by mpirun -x MOAT_ROOT=HOST:PORT",
+  );
 }
 
 /** Where this process listens for the others. MOAT_ADDRESS names the interface, where it matters. */
@@ -147,8 +165,8 @@ function listenAddress(transport: TransportName, place: Place): string {
 /** What it tells the others: an address with the host by which they reach it. */
 function announced(address: string, { hosts, meet }: Place): string {
   if (!/^tcp:\/\/(0\.0\.0\.0|\[::\]|):/.test(address)) return address;
-  // It listens everywhere. Hydra says by which name the others know this host; else rank 0 sees it.
-  const host = meet.how === "pmi" ? hosts[0] ?? hostname() : "";
+  // It listens everywhere. Launchers say by which name the others know this host; else rank 0 sees it.
+  const host = meet.how === "address" ? "" : hosts[0] ?? hostname();
   return `tcp://${host}:${address.slice(address.lastIndexOf(":") + 1)}`;
 }
 
