@@ -4,14 +4,19 @@
  *
  *     deno run --allow-ffi --allow-read examples/broadcast.ts
  *     bun examples/broadcast.ts
- *     bun examples/broadcast.ts torn     (without snapshots: what they are for)
+ *     bun examples/broadcast.ts torn
+ *
+ * With "torn" there are no snapshots: what they are for.
  *
  * @module
  */
+import { once } from "node:events";
 import process from "node:process";
 import { setTimeout as sleep } from "node:timers/promises";
 import { isMainThread, Worker, workerData } from "node:worker_threads";
+import { parseArgs } from "node:util";
 import { type Channel, connect, listen, Pool, type PoolBuffer } from "../mod.ts";
+import { oneOf, run } from "./support/program.ts";
 
 const PICTURES = 40;
 const ROWS = 1024, ROW = 4096;
@@ -19,20 +24,34 @@ const ROWS = 1024, ROW = 4096;
 const DELAYS = [0, 1, 20];
 
 const ADDRESS = `shm://broadcast-${process.pid}`;
-const torn = process.argv[2] === "torn";
+const HELP = `
+broadcast.ts          sends versions of a picture that changes to three subscribers
+broadcast.ts torn     the same without snapshots, which tears pictures: what they are for
+`;
 
-await (isMainThread ? produce() : subscribe());
+const torn = process.argv[2] === "torn";
+if (!isMainThread) {
+  await subscribe();
+} else {
+  await run("broadcast", HELP, async () => {
+    const { positionals } = parseArgs({ allowPositionals: true });
+    if (positionals.length > 0) oneOf("the mode", positionals.join(" "), ["torn"]);
+    await produce();
+  });
+}
 
 async function produce(): Promise<void> {
   await using pool = Pool.create({ bytes: 16 << 20, reserve: 256 << 20 });
   await using listener = await listen(ADDRESS, { pool });
-  const fail = (error: Error): never => {
-    throw error;
-  };
-  const channels: Channel[] = [];
+  const channels: Channel[] = [], subscribers: Promise<unknown>[] = [];
   for (const delay of DELAYS) {
-    new Worker(new URL(import.meta.url), { workerData: delay }).on("error", fail);
-    channels.push(await listener.accept());
+    const subscriber = new Worker(new URL(import.meta.url), { workerData: delay });
+    const ended = once(subscriber, "exit"); // rejects at an error
+    subscribers.push(ended);
+    const failed = ended.then(() => {
+      throw new Error("a subscriber has ended early");
+    });
+    channels.push(await Promise.race([listener.accept(), failed]));
   }
 
   using picture = pool.alloc(ROWS * ROW);
@@ -57,6 +76,7 @@ async function produce(): Promise<void> {
       `producer: ${bytesCopiedOut} bytes copied to send them, ${privatePages} pages because they changed`,
   );
   await Promise.all(channels.map((channel) => channel.close()));
+  await Promise.all(subscribers);
 }
 
 // Every row says which picture it belongs to. Some rows change, then others get a chance to look.

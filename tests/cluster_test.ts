@@ -71,11 +71,21 @@ for (const transport of share(["shm", "tcp"])) {
   });
 }
 
-test("mpirun without PMIx: ranks meet at an address, which the one host has by itself", () => {
-  // A name that no library has, so that it is as if there were none.
-  const env = { MOAT_ROOT: `shm://no-pmix-${process.pid}` };
+test("mpirun: ranks that are told an address meet there, and not by PMIx", () => {
+  const env = { MOAT_ROOT: `shm://mpirun-root-${process.pid}` };
   const words = [...MPIRUN, "-n", "3", ...shuffle(here)];
   assertShuffled(run(words, env), "Open MPI's mpirun", env.MOAT_ROOT, "shm");
+});
+
+test("mpirun: a library for PMIx that was named and is not there is an error", () => {
+  const { status, stderr } = run([...MPIRUN, "-n", "1", ...shuffle(here)], {
+    MOAT_PMIX: "libnone.so",
+  });
+  assert.notEqual(status, 0);
+  assert.match(
+    stderr,
+    /^shuffle: PMIx \(MOAT_PMIX names it\) could not be opened; tried libnone\.so/m,
+  );
 });
 
 test("mpiexec: ranks find each other by Hydra's key-value store (PMI-1)", () => {

@@ -55,9 +55,11 @@ export class Pmix {
 
   /** Finds the launcher. The library may be named by MOAT_PMIX; undefined if there is none. */
   static open(rank: number, size: number, path: string | undefined): Pmix | undefined {
+    const what = path === undefined ? "PMIx" : "PMIx (MOAT_PMIX names it)";
+    const hint = "it is installed with Open MPI: libpmix2 of Debian";
     let pmix: Functions<typeof symbols>;
     try {
-      pmix = openFirst("PMIx", [path ?? "libpmix.so.2"], symbols, "");
+      pmix = openFirst(what, [path ?? "libpmix.so.2"], symbols, hint);
     } catch (error) {
       if (path === undefined) return undefined;
       throw error;
