@@ -10,6 +10,10 @@
  *     examples/parameter_server.ts serve tcp://:7471 --workers 2
  *     examples/parameter_server.ts work tcp://10.0.0.1:7471
  *
+ * Or in the processes that mpirun, mpiexec or srun started, of which rank 0 is the server (see cluster/shuffle.ts):
+ *
+ *     mpirun -n 4 --bind-to none bun examples/parameter_server.ts world --transport tcp
+ *
  * The model is y = W x with 2,048 x 32 weights, and the true weights are known, so the program ends when it has
  * found them, or fails. What there is to see:
  *
@@ -23,18 +27,20 @@
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { type Channel, connect, listen, type Message, Pool } from "../mod.ts";
+import { join } from "./cluster/world.ts";
 import { again, number, oneOf, run, UsageError } from "./support/program.ts";
 
 const HELP = `
 parameter_server.ts [OPTIONS]                  a server with workers of its own
 parameter_server.ts serve [OPTIONS] ADDRESS    a server that waits for so many workers
 parameter_server.ts work ADDRESS               a worker
+parameter_server.ts world [OPTIONS]            either, as a launcher of several processes says
 
 ADDRESS is shm://name, tcp://host:port or rdma://host:port; to serve at every address, tcp://:7471.
 
     --workers N        how many (3)
     --updates N        gradients until it should be done (150)
-    --transport NAME   for its own workers: shm or tcp (shm)
+    --transport NAME   to its own workers, or in a world: shm, tcp or rdma (shm)
 `;
 
 const OUTPUTS = 2048, INPUTS = 32, WEIGHTS = OUTPUTS * INPUTS;
@@ -60,12 +66,18 @@ await run("parameter_server", HELP, async () => {
   const updates = number("--updates", values.updates, 1, 1e6);
   const [mode, address, ...rest] = positionals;
   if (mode !== undefined) {
-    oneOf("the mode", mode, ["serve", "work"]);
-    if (address === undefined || rest.length > 0) throw new UsageError(`${mode} takes an address`);
+    oneOf("the mode", mode, ["serve", "work", "world"]);
+    if (mode === "world" && address !== undefined) throw new UsageError("world takes no address");
+    if (mode !== "world" && (address === undefined || rest.length > 0)) {
+      throw new UsageError(`${mode} takes an address`);
+    }
   }
   if (mode === "work") return await work(address!);
   if (mode === "serve") {
     return await serve(address!, workers, updates, (at) => console.log(`waiting at ${at}`));
+  }
+  if (mode === "world") {
+    return await inWorld(oneOf("--transport", values.transport, ["shm", "tcp", "rdma"]), updates);
   }
   const transport = oneOf("--transport", values.transport, ["shm", "tcp"]);
   const at = transport === "shm" ? `shm://parameters-${process.pid}` : "tcp://127.0.0.1:0";
@@ -88,13 +100,29 @@ async function serve(
   updates: number,
   listening: (address: string) => void,
 ): Promise<void> {
-  // Of the reserve a snapshot takes a page for each page that changes while it lives.
-  await using pool = Pool.create({ bytes: 16 << 20, reserve: 64 << 20 });
+  await using pool = createPool();
   await using listener = await listen(address, { pool });
   listening(listener.address);
   const channels: Channel[] = [];
   while (channels.length < workers) channels.push(await listener.accept());
+  await improveWith(channels, pool, updates);
+}
 
+/** Of the reserve a snapshot takes a page for each page that changes while it lives. */
+function createPool(): Pool {
+  return Pool.create({ bytes: 16 << 20, reserve: 64 << 20 });
+}
+
+/** Rank 0 is the server, and all others are workers. */
+async function inWorld(transport: "shm" | "tcp" | "rdma", updates: number): Promise<void> {
+  await using pool = createPool();
+  await using world = await join({ transport, pool });
+  if (world.size < 2) throw new UsageError("a world of one process has a server and no workers");
+  if (world.rank > 0) await workFor(world.to(0), pool);
+  else await improveWith(world.others.map((rank) => world.to(rank)), pool, updates);
+}
+
+async function improveWith(channels: Channel[], pool: Pool, updates: number): Promise<void> {
   using buf = pool.alloc(BYTES);
   buf.bytes.fill(0);
   const model = new Float32Array(buf.bytes.buffer, buf.bytes.byteOffset, VALUES);
@@ -148,8 +176,12 @@ function improve(model: Float32Array, { bytes, byteLength }: Message): number {
 }
 
 async function work(address: string): Promise<void> {
-  await using pool = Pool.create({ bytes: 16 << 20 });
+  await using pool = createPool();
   await using channel = await connect(address, { pool });
+  await workFor(channel, pool);
+}
+
+async function workFor(channel: Channel, pool: Pool): Promise<void> {
   using modelBuffer = pool.alloc(BYTES), gradientBuffer = pool.alloc(BYTES);
   const gradient = floats(gradientBuffer.bytes);
   const wanted = truth(), samples = new Float32Array(BATCH * INPUTS);

@@ -71,6 +71,16 @@ for (const transport of share(["shm", "tcp"])) {
   });
 }
 
+test("mpirun: of a world of both runtimes one is the parameter server", () => {
+  const file = fileURLToPath(new URL("../examples/parameter_server.ts", import.meta.url));
+  const words = (runtime: "deno" | "bun"): string[] => [...command(runtime), file, "world"];
+  const ranks = [...MPIRUN, "-n", "1", ...words(first), ":", "-n", "2", ...words(second)];
+  const { status, stdout, stderr } = run(ranks);
+  assert.equal(status, 0, stdout + stderr);
+  assert.match(stdout, /^server: the largest error of 65536 weights is \d\.\de-[4-9]$/m);
+  assert.equal(stdout.match(/^worker: \d+ gradients; /gm)?.length, 2, stdout);
+});
+
 test("mpirun: ranks that are told an address meet there, and not by PMIx", () => {
   const env = { MOAT_ROOT: `shm://mpirun-root-${process.pid}` };
   const words = [...MPIRUN, "-n", "3", ...shuffle(here)];
