@@ -4,7 +4,7 @@
  * @module
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Channel, connect, listen, MoatError, Pool } from "../../mod.ts";
+import { type Channel, connect, listen, type Listener, MoatError, Pool } from "../../mod.ts";
 import type { Place } from "./place.ts";
 
 const YET = ["CONNECTION_REFUSED", "UNREACHABLE", "TIMED_OUT", "ADDRESS_ERROR"];
@@ -130,10 +130,9 @@ async function gather(
     const ranks = Array.from({ length: size - 1 }, (_, i) => i + 1);
     return ranks.filter((rank) => !channels.has(rank)).join(", ");
   };
-  const greet = async (channel: Channel): Promise<void> => {
-    using message = await channel.recv();
-    const said = new TextDecoder().decode(message?.bytes), hello = parse(said);
-    if (hello?.job !== job) return channel.abort(); // somebody else's, at the same port
+  const greeted = acceptFrom(listener, size - 1, (said, channel) => {
+    const hello = parse(said);
+    if (hello?.job !== job) return false; // somebody else's, at the same port
     if (hello.size !== size || channels.has(hello.rank)) {
       throw new Error(
         `rank ${hello.rank} of ${hello.size} came to rank 0 of ${size}` +
@@ -141,23 +140,50 @@ async function gather(
       );
     }
     channels.set(hello.rank, channel);
-  };
-  const all = (async () => {
-    const greetings: Promise<void>[] = [];
-    while (channels.size < size - 1) {
-      const failed = Promise.all(greetings).then(() => new Promise<never>(() => {}));
-      const channel = await Promise.race([listener.accept(), failed]);
-      greetings.push(greet(channel));
-      await greetings.at(-1);
-    }
-  })();
+    return true;
+  });
   await within(
-    all,
+    greeted,
     timeout,
     () =>
       `after ${timeout / 1000} s these ranks of ${size} are missing at ${address}: ${missing()}`,
   );
   return Array.from({ length: size - 1 }, (_, i) => channels.get(i + 1)!);
+}
+
+/**
+ * Accepts connections until so many have said what they should, whatever else comes.
+ *
+ * @param greet is given the first message; false if it is a stranger's, throws if it cannot be
+ */
+export async function acceptFrom(
+  listener: Listener,
+  wanted: number,
+  greet: (said: string, channel: Channel) => boolean,
+): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  let missing = wanted;
+  const hear = async (channel: Channel): Promise<void> => {
+    try {
+      using message = await channel.recv();
+      if (!greet(new TextDecoder().decode(message?.bytes), channel)) channel.abort();
+      else if (--missing === 0) resolve();
+    } catch (error) {
+      // Who goes away without a word is missed when the time is over.
+      if (!(error instanceof MoatError)) reject(error);
+    }
+  };
+  const stop = new AbortController();
+  const accept = async (): Promise<void> => {
+    for (;;) void hear(await listener.accept({ signal: stop.signal }));
+  };
+  if (wanted === 0) return;
+  accept().catch(reject); // which is too late when all have come
+  try {
+    await promise;
+  } finally {
+    stop.abort();
+  }
 }
 
 function parse(text: string): Hello | undefined {

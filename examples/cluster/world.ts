@@ -11,7 +11,7 @@ import { UsageError } from "../support/program.ts";
 import { findPlace, type Place, type PlaceValues } from "./place.ts";
 import { Pmi } from "./pmi.ts";
 import { Pmix } from "./pmix.ts";
-import { Star, within } from "./star.ts";
+import { acceptFrom, Star, within } from "./star.ts";
 
 /** What carries the channels. */
 export type TransportName = "shm" | "tcp" | "rdma";
@@ -200,19 +200,12 @@ async function mesh(
       throw new RankLost(`rank ${other} of ${size} at ${address}: ${(error as Error).message}`);
     }
   });
-  const above = (async () => {
-    for (let missing = size - 1 - rank; missing > 0;) {
-      const channel = await listener.accept();
-      using hello = await channel.recv();
-      const [from, other] = new TextDecoder().decode(hello?.bytes).split(" ");
-      if (from !== job || !(Number(other) > rank)) {
-        channel.abort(); // none of this job
-        continue;
-      }
-      channels.set(Number(other), channel);
-      missing--;
-    }
-  })();
+  const above = acceptFrom(listener, size - 1 - rank, (said, channel) => {
+    const [from, other] = said.split(" ");
+    if (from !== job || !(Number(other) > rank)) return false; // none of this job
+    channels.set(Number(other), channel);
+    return true;
+  });
   await Promise.all([...below, above]);
   return channels;
 }

@@ -47,6 +47,7 @@ export async function serve(options: ServerOptions): Promise<void> {
   await listener.listen(options.host, options.port);
   // All connections may read the same memory; each of their protection domains has a region over it.
   using table = new NativeMemory(options.slots * options.slotBytes);
+  const ids = new Set<CmId>();
   const counters: Counters = { connections: 0, completions: 0, puts: 0 };
   const end = Promise.withResolvers<void>();
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => end.resolve());
@@ -62,14 +63,22 @@ export async function serve(options: ServerOptions): Promise<void> {
   const accept = async (): Promise<void> => {
     for await (const { id } of listener.requests()) {
       counters.connections++;
+      ids.add(id);
       serveOne(id, table, options, counters, inTurn).catch((error: Error) => {
         // The end of a connection flushes the receive that waits for its next PUT.
-        if ((error as { flushed?: boolean }).flushed) return;
-        if (!/WR_FLUSH_ERR/.test(error.message)) console.error(`server: ${error.message}`);
-      }).finally(() => id.close());
+        const over = (error as { status?: string }).status === "WR_FLUSH_ERR" || !ids.has(id);
+        if (!over) console.error(`server: ${error.message}`);
+      }).finally(() => {
+        ids.delete(id);
+        id.close();
+      });
     }
   };
   await Promise.race([accept(), end.promise]);
+  for (const id of ids) {
+    ids.delete(id);
+    id.close();
+  }
   console.log(
     `server: ${counters.puts} PUTs of ${counters.connections} connections; ` +
       `${counters.completions} completions in all: no GET came here`,
