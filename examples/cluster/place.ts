@@ -20,8 +20,8 @@ export interface Place {
   readonly localRank: number | undefined;
   /** Whether all of them are on one host. */
   readonly oneHost: boolean;
-  /** The hosts, in the order of their ranks, if the launcher says. */
-  readonly hosts: readonly string[];
+  /** The name by which the others know this host, if the launcher says. */
+  readonly host: string | undefined;
   /** A name that no other job has on these hosts at the same time. */
   readonly job: string;
   /** How the processes find each other. */
@@ -93,7 +93,7 @@ function byHand(env: Environment): Place {
   const address = root === undefined ? "shm://alone" : rootAddress(root, env, "by-hand");
   return {
     launcher: "hand",
-    ...{ rank, size, localRank: undefined, hosts: [] },
+    ...{ rank, size, localRank: undefined, host: undefined },
     oneHost: size === 1 || address.startsWith("shm:") ||
       /^tcp:\/\/(127\.|localhost:|\[::1\])/.test(address),
     job: env["MOAT_JOB"] ?? `${crc32(address).toString(16)}`,
@@ -110,7 +110,7 @@ function openMpi(env: Environment): Place {
   return {
     launcher: "Open MPI's mpirun",
     ...{ rank, size, localRank, oneHost, job },
-    hosts: env["PMIX_HOSTNAME"] === undefined ? [] : [env["PMIX_HOSTNAME"]],
+    host: env["PMIX_HOSTNAME"],
     meet: root !== undefined ? { how: "address", address: rootAddress(root, env, job) } : {
       how: "pmix",
       library: env["MOAT_PMIX"],
@@ -123,12 +123,11 @@ function hydra(env: Environment): Place {
   const [rank, size] = rankAndSize(env, "PMI_RANK", "PMI_SIZE");
   const fd = whole(env, "PMI_FD", 0, 1 << 20);
   const localSize = whole(env, "MPI_LOCALNRANKS", 1, size);
-  const host = env["MPIR_CVAR_CH3_INTERFACE_HOSTNAME"];
   return {
     launcher: "Hydra's mpiexec",
     ...{ rank, size, localRank: whole(env, "MPI_LOCALRANKID", 0, localSize - 1) },
     oneHost: localSize === size,
-    hosts: host === undefined ? [] : [host],
+    host: env["MPIR_CVAR_CH3_INTERFACE_HOSTNAME"],
     job: "", // the name of the key-value store, which it is going to say
     meet: { how: "pmi", fd },
   };
@@ -151,10 +150,13 @@ function slurm(env: Environment): Place {
   const root = env["MOAT_ROOT"] ?? `${hosts[0]}:${env["MOAT_PORT"] ?? reserved ?? portOf(job)}`;
   const oneHost = hosts.length === 1;
   const alone = oneHost && env["MOAT_ROOT"] === undefined;
+  // With srun --mpi=pmi2 there is a key-value store as well, which understands PMI-1.
+  const pmi = env["PMI_FD"] !== undefined && env["MOAT_ROOT"] === undefined;
   return {
     launcher: "Slurm's srun",
-    ...{ rank, size, oneHost, hosts, job, localRank: whole(env, "SLURM_LOCALID", 0, size - 1) },
-    meet: {
+    ...{ rank, size, oneHost, job, localRank: whole(env, "SLURM_LOCALID", 0, size - 1) },
+    host: env["SLURMD_NODENAME"],
+    meet: pmi ? { how: "pmi", fd: whole(env, "PMI_FD", 0, 1 << 20) } : {
       how: "address",
       address: alone ? `shm://moat-${job}` : rootAddress(root, env, job),
     },

@@ -1,6 +1,6 @@
 /**
- * The key-value store of a launcher that speaks PMI-1, as Hydra does for MPICH, Intel MPI and others: lines of
- * text over a descriptor that the process was started with.
+ * The key-value store of a launcher that speaks PMI-1, as Hydra does for MPICH, Intel MPI and others, and Slurm's
+ * srun with --mpi=pmi2: lines of text over a descriptor that the process was started with.
  *
  * Source: the "simple PMI" client of MPICH, src/pmi/simple.
  *

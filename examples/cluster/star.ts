@@ -9,6 +9,9 @@ import type { Place } from "./place.ts";
 
 const YET = ["CONNECTION_REFUSED", "UNREACHABLE", "TIMED_OUT", "ADDRESS_ERROR"];
 
+/** Rank 0 knows who is missing: it is to be the first to say that the time is over. */
+const GRACE_MS = 3000;
+
 /** What a process says first. */
 interface Hello {
   job: string;
@@ -62,7 +65,7 @@ export class Star {
   async exchange(own: string, timeout: number): Promise<string[]> {
     if (this.#place.rank > 0) {
       await this.#send(0, own);
-      return JSON.parse(await this.#take(0, timeout)) as string[];
+      return JSON.parse(await this.#take(0, timeout + GRACE_MS)) as string[];
     }
     const others = await Promise.all(this.#channels.map((_, i) => this.#take(i, timeout)));
     const hosts = [this.#address, ...this.#channels.map(({ peer }) => peer)].map(hostOf);

@@ -163,11 +163,11 @@ function listenAddress(transport: TransportName, place: Place): string {
 }
 
 /** What it tells the others: an address with the host by which they reach it. */
-function announced(address: string, { hosts, meet }: Place): string {
+function announced(address: string, { host, meet }: Place): string {
   if (!/^tcp:\/\/(0\.0\.0\.0|\[::\]|):/.test(address)) return address;
   // It listens everywhere. Launchers say by which name the others know this host; else rank 0 sees it.
-  const host = meet.how === "address" ? "" : hosts[0] ?? hostname();
-  return `tcp://${host}:${address.slice(address.lastIndexOf(":") + 1)}`;
+  const name = meet.how === "address" ? "" : host ?? hostname();
+  return `tcp://${name}:${address.slice(address.lastIndexOf(":") + 1)}`;
 }
 
 /** The address of the first RDMA device of this host. */
