@@ -208,7 +208,8 @@ sharedTest(
     ]);
     const [root, one] = await waiting;
     assert.match(root!.stderr, /after 2 s these ranks of 3 are missing at shm:\/\/late-\d+: 2$/m);
-    assert.match(one!.stderr, /rank 0 .*(closed|went away|without closing)/);
+    // Rank 0 gives up first, unless the machine stood still when it should have.
+    assert.match(one!.stderr, /^shuffle: rank 0 has (ended too early|said nothing)/m);
     assert.deepEqual([root!.status, one!.status], [1, 1]);
     const ends = await dying;
     assert.deepEqual(ends.map(({ status }) => status), [1, 1, 1]);
