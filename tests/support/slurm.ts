@@ -6,7 +6,15 @@
  */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
@@ -39,6 +47,13 @@ export class Slurm {
 
     const directory = mkdtempSync(join(tmpdir(), "moat-slurm-")), daemons: ChildProcess[] = [];
     t.after(async () => {
+      // What looks after a step goes on without the daemons, and then looks for them for ever.
+      for (const end = Date.now() + 5000; stepsOf(directory).length > 0;) {
+        if (Date.now() > end) {
+          for (const pid of stepsOf(directory)) process.kill(pid, "SIGKILL");
+        }
+        await sleep(50);
+      }
       for (const daemon of daemons.reverse()) {
         if (daemon.exitCode !== null || daemon.signalCode !== null) continue;
         const gone = new Promise((resolve) => daemon.once("exit", resolve));
@@ -82,6 +97,19 @@ export class Slurm {
     const logs = ["slurmctld.log", "slurmd.log"].map((name) => lastOf(at(name)));
     return `Slurm does not run here: ${logs.join("; ")}`;
   }
+}
+
+/** The processes that look after the steps of a Slurm. */
+function stepsOf(directory: string): number[] {
+  return readdirSync("/proc").filter((name) => /^\d+$/.test(name)).map(Number).filter((pid) => {
+    try {
+      if (readFileSync(`/proc/${pid}/comm`, "utf8").trim() !== "slurmstepd") return false;
+      const environment = readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
+      return environment.includes(`SLURM_CONF=${join(directory, "slurm.conf")}`);
+    } catch {
+      return false; // it has ended meanwhile
+    }
+  });
 }
 
 function lastOf(path: string): string {
