@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { setImmediate } from "node:timers";
 import { describe, MoatError } from "../ffi/errors.ts";
 import { endError } from "./channel_errors.ts";
 import type {
@@ -33,6 +34,10 @@ const EAGAIN = 11, EPIPE = 32, ECANCELED = 125;
 
 const COPIED: Promise<SendResult>[] = [];
 
+// Messages that are handed over one after another without a turn of the event loop: a program that receives in a loop
+// as fast as another sends shall not starve its timers and sockets.
+const AT_ONCE = 128;
+
 let make: (
   core: PoolCore,
   transport: Transport,
@@ -55,7 +60,10 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
   readonly #leases = new Leases();
   readonly #onDestroy: () => void;
   readonly #source: Source = {
-    poll: () => this.#poll(),
+    poll: () => {
+      this.#atOnce = 0;
+      return this.#poll();
+    },
     arm: () => !this.#destroyed && this.#transport.arm(),
   };
   readonly #messages: Receiver<Message | null> = {
@@ -65,6 +73,7 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
   };
   readonly #bytes: Bytes;
   #receives: "recv" | "read" | undefined;
+  #atOnce = 0;
   #phase: "open" | "closing" | "closed" | "aborted" = "open";
   #reason: unknown;
   #referenced = true;
@@ -253,7 +262,12 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
     this.#by(what);
     this.#assertOpen(what);
     const got = this.#transport.take(this.#spin);
-    if (got === 1) return Promise.resolve(receiver.arrived(-1));
+    if (got === 1) {
+      const result = receiver.arrived(-1);
+      if (++this.#atOnce < AT_ONCE) return Promise.resolve(result);
+      this.#atOnce = 0;
+      return new Promise((resolve) => setImmediate(resolve, result));
+    }
     if (got === -EPIPE) return Promise.resolve(receiver.ended());
     if (got < 0) throw this.#errorOf(got, what);
     const op = this.#core.helper.moat_take_new(this.#core.index);

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { Worker } from "node:worker_threads";
 import { listen, MoatError, Pool } from "../mod.ts";
 import { Child, freshAddress } from "./support/child.ts";
+import { pair } from "./support/pair.ts";
 
 test("an idle connection with a pending receive uses no CPU", async (t) => {
   const child = new Child(t, "loop", ["idle"]);
@@ -44,6 +45,23 @@ test("timers and file I/O stay live while messages go through without a pause", 
   assert.ok(files! > 1, `${files} files read`);
   assert.ok(messages! > 100, `${messages} messages`);
   assert.equal((await child.exit).code, 0);
+});
+
+test("timers stay live while each message is there when it is asked for", async () => {
+  const pool = Pool.create({ bytes: 1 << 20 });
+  {
+    using ends = await pair(pool);
+    const { here, there } = ends, data = new Uint8Array(64);
+    let ticks = 0;
+    const timer = setInterval(() => ticks++, 1);
+    for (let i = 0; i < 20_000; i++) {
+      await here.send(data);
+      (await there.recv())!.release();
+    }
+    clearInterval(timer);
+    assert.ok(ticks > 1, `${ticks} ticks of a 1 ms timer in 20,000 messages`);
+  }
+  await pool.close();
 });
 
 test("a process that ends with channels open ends cleanly, ten times", async (t) => {

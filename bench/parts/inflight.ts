@@ -49,13 +49,13 @@ async function run(context: Context): Promise<Result[]> {
           `${inFlight} in flight in ${buffers} buffers; the oldest is awaited before the next is begun; `;
         const clock = "the clock's time for one", own = "the processor's time in this process";
         for (
-          const [series, values, said] of [["moat", ns, clock], ["processor", cpu, own]] as const
+          const [series, values, timed] of [["moat", ns, clock], ["processor", cpu, own]] as const
         ) {
           results.push({
             ...figure,
             ...{ series, at, value: median(values), samples: values.length, rounds: values },
             quantiles: quantiles(values),
-            how: how + what,
+            how: how + timed,
           });
         }
       }

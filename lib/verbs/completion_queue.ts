@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { setImmediate } from "node:timers";
 import { MoatError } from "../../ffi/errors.ts";
 import { type Helper, helper } from "../../ffi/helper.ts";
 import { ibverbs } from "../../ffi/ibverbs.ts";
@@ -49,6 +50,8 @@ export interface WorkCompletion {
 
 const WORDS = IBV_WC.size / 4;
 const EMPTY = 0;
+// Completions that next() hands over without a turn of the event loop.
+const AT_ONCE = 128;
 
 /**
  * A completion queue, `struct ibv_cq`: ibv_create_cq(3).
@@ -78,6 +81,7 @@ export class CompletionQueue extends Resource {
   readonly #words: Uint32Array;
   readonly #batch: number;
   readonly #ready: WorkCompletion[] = [];
+  #atOnce = 0;
   readonly #told = new AsyncQueue<true>();
   #count = EMPTY;
   #waiting = 0;
@@ -239,11 +243,17 @@ export class CompletionQueue extends Resource {
     while (!this.closed) {
       if (this.#ready.length > 0 || this.#take()) {
         if (this.#waiting > 0) this.#told.push(true); // another waiter, and nobody armed it for that one
-        return this.#ready.shift();
+        const completion = this.#ready.shift();
+        if (++this.#atOnce === AT_ONCE) {
+          this.#atOnce = 0;
+          await new Promise((resolve) => setImmediate(resolve));
+        }
+        return completion;
       }
       this.arm();
       if (this.#take()) continue;
       this.#waiting++;
+      this.#atOnce = 0;
       try {
         await this.#told.next(signal);
       } finally {
