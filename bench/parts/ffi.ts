@@ -71,7 +71,7 @@ export const ffi: Part = {
   about:
     "What a verb costs before the device has anything to do, and what the steps of a guard cost.",
   packages: [],
-  seconds: { quick: 75, full: 75 },
+  seconds: { quick: 60, full: 60 },
   run,
   print: (results) =>
     "ns a call\n" + pivot(

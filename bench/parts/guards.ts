@@ -146,7 +146,7 @@ export const guards: Part = {
   about: "What a message costs with each guard, by its size and by what becomes of the buffer in " +
     "flight: where copying and guarding cross over.",
   packages: [],
-  seconds: { quick: 60, full: 240 },
+  seconds: { quick: 90, full: 300 },
   run,
   print,
 };

@@ -43,19 +43,19 @@ async function run(context: Context): Promise<Result[]> {
       for (const { inFlight, ns, cpu, buffers } of lines) {
         const figure = { part: "inflight", runtime, unit: "ns", statistic: "median" };
         const at = { transport: "shm", bytes, inFlight, operation: what };
-        const said = what === "recv" ? 'guard "none"' : GUARDED[guard];
+        const guarded = what === "recv" ? 'guard "none"' : GUARDED[guard];
         const how =
-          `bench/programs/inflight.ts over shm://: ${what}() of ${sizeName(bytes)} (${said}), ` +
+          `bench/programs/inflight.ts over shm://: ${what}() of ${sizeName(bytes)} (${guarded}), ` +
           `${inFlight} in flight in ${buffers} buffers; the oldest is awaited before the next is begun; `;
         const clock = "the clock's time for one", own = "the processor's time in this process";
         for (
-          const [series, values, timed] of [["moat", ns, clock], ["processor", cpu, own]] as const
+          const [series, values, time] of [["moat", ns, clock], ["processor", cpu, own]] as const
         ) {
           results.push({
             ...figure,
             ...{ series, at, value: median(values), samples: values.length, rounds: values },
             quantiles: quantiles(values),
-            how: how + timed,
+            how: how + time,
           });
         }
       }
@@ -87,7 +87,7 @@ export const inflight: Part = {
   title: "Operations in flight",
   about: "What an operation costs, from its call to its promise, when so many are kept in flight.",
   packages: [],
-  seconds: { quick: 50, full: 180 },
+  seconds: { quick: 60, full: 180 },
   run,
   print: (results) =>
     [

@@ -138,7 +138,7 @@ export const interop: Part = {
   about: "A file server and its client, with and without copies in the network and in file I/O: " +
     "Brustoloni's experiment of 1999.",
   packages: [],
-  seconds: { quick: 40, full: 500 },
+  seconds: { quick: 20, full: 400 },
   run,
   print: (results) => {
     const each = new Set(results.map(({ at, runtime }) => `${at["transport"]} ${runtime}`));

@@ -137,7 +137,7 @@ export const latency: Part = {
   about: "Half of a round trip of a small message, as a distribution: with receivers that sleep " +
     "until they are woken, and with receivers that look for some time first.",
   packages: ["ucx-utils", "libfabric-bin"],
-  seconds: { quick: 35, full: 90 },
+  seconds: { quick: 30, full: 80 },
   run: runLatency,
   print: printLatency,
 };
@@ -148,7 +148,7 @@ export const rate: Part = {
   title: "Message rate",
   about: "How many messages of 8 bytes go from one process to another in a second.",
   packages: ["ucx-utils"],
-  seconds: { quick: 20, full: 120 },
+  seconds: { quick: 30, full: 90 },
   run: runRate,
   print: (results) =>
     "messages a second\n" + pivot(

@@ -77,7 +77,7 @@ export const memory: Part = {
   title: "Memory per idle connection",
   about: "What a connection takes of each of its two processes when nothing happens on it.",
   packages: [],
-  seconds: { quick: 15, full: 30 },
+  seconds: { quick: 20, full: 40 },
   run,
   print: (results) =>
     [

@@ -72,7 +72,7 @@ export const overlap: Part = {
     "The share of a transfer that a computation of the same length hides, in code that has no " +
     "waits in it: the operation is begun, the program computes, and then asks for the end.",
   packages: [],
-  seconds: { quick: 30, full: 80 },
+  seconds: { quick: 20, full: 60 },
   run,
   print: (results) =>
     [

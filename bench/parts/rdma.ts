@@ -55,7 +55,7 @@ export const rdma: Part = {
     "Throughput, latency and memory over verbs beside rdma-core's own benchmarks, on the device " +
     "at MOAT_RDMA_ADDRESS, or else on soft-RoCE in an emulated machine, where only ratios mean anything.",
   packages: ["perftest"],
-  seconds: { quick: 180, full: 500 },
+  seconds: { quick: 240, full: 600 },
   run,
   print: (results) =>
     pivot(

@@ -119,7 +119,7 @@ export const throughput: Part = {
     "How fast messages go from one process to another, untouched and with every byte written " +
     "and read, beside UCX, libfabric, iperf3 and the runtimes' own sockets.",
   packages: ["ucx-utils", "libfabric-bin", "iperf3"],
-  seconds: { quick: 150, full: 600 },
+  seconds: { quick: 120, full: 300 },
   run,
   print: (results) =>
     [
