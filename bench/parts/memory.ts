@@ -14,7 +14,7 @@ const WHAT = {
     "proportional set size (/proc/self/smaps_rollup) less the ring, plus page tables",
   "resident": "proportional set size (/proc/self/smaps_rollup)",
   "ring":
-    "proportional set size of memfd:moat-ring (/proc/self/smaps); over rdma:// the registered slots",
+    "proportional set size of memfd:moat-ring (/proc/self/smaps); over rdma:// of the slots and of /dev/infiniband",
   "page tables": "VmPTE (/proc/self/status)",
   "heap": "used of the runtime's heap after a collection (process.memoryUsage())",
 } as const;

@@ -19,7 +19,8 @@ export interface Usage {
   /** Proportional set size: pages that are shared count for each process in parts. */
   pss: number;
   rss: number;
-  /** Of the proportional size, what is in the ring: of `shm://` shared memory, of `rdma://` the registered slots. */
+  /** Of the proportional size, what is in rings: shared memory of `shm://`; of `rdma://` the registered slots and the queues
+   * that the device's driver has mapped. */
   ring: number;
   /** The kernel's page tables for it. */
   tables: number;
@@ -34,6 +35,8 @@ export interface MemoryResult {
   server: Usage;
 }
 
+/** The mappings of rings, by their names. */
+const RINGS = /memfd:moat-ring|\/dev\/infiniband\//;
 /** Connections that are there before anything is counted. */
 const FIRST = 16;
 const BATCH = 50;
@@ -53,7 +56,7 @@ async function usage(): Promise<Usage> {
   // One mapping after the other, each with its name in its first line.
   let ring = 0;
   for (const mapping of readFileSync("/proc/self/smaps", "utf8").split(/^(?=[0-9a-f]+-)/m)) {
-    if (mapping.slice(0, mapping.indexOf("\n")).includes("memfd:moat-ring")) {
+    if (RINGS.test(mapping.slice(0, mapping.indexOf("\n")))) {
       ring += kib(mapping, "Pss");
     }
   }
@@ -68,7 +71,7 @@ const SLOTS = Math.ceil(((RDMA.recvSlots + RDMA.sendSlots) * RDMA.slotBytes + 8)
 function growth(before: Usage, after: Usage, count: number, slots: boolean): Usage {
   const each = (key: keyof Usage): number => (after[key] - before[key]) / count;
   return {
-    ...{ pss: each("pss"), rss: each("rss"), ring: slots ? SLOTS : each("ring") },
+    ...{ pss: each("pss"), rss: each("rss"), ring: each("ring") + (slots ? SLOTS : 0) },
     ...{ tables: each("tables"), heap: each("heap") },
   };
 }
