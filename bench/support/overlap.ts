@@ -63,7 +63,7 @@ export async function measureOverlap(rounds: number, begin: () => Begun): Promis
     if (ending) await ending;
     const us = (performance.now() - start) * 1000;
     await begun?.settle;
-    await new Promise((done) => setTimeout(done, 1)); // both sides come to rest
+    await new Promise((done) => setTimeout(done, 1)); // both sides come to rest: each begins from the same
     return us;
   };
   const warm: number[] = [];
