@@ -39,13 +39,14 @@ async function runLatency(context: Context): Promise<Result[]> {
       ...more,
     });
   };
-  const measured = ({ us, samples }: LatencyResult): [number, Partial<Result>] => {
-    return [us.p50, { statistic: "median", quantiles: us, samples }];
+  const measured = ({ typical, us, samples }: LatencyResult): [number, Partial<Result>] => {
+    const statistic = typical === undefined ? "median" : "median of batches";
+    return [typical ?? us.p50, { statistic, quantiles: us, samples }];
   };
   for (const transport of TRANSPORTS) {
     context.say(`${transport}://`);
     const plan: TransferPlan = { what: "latency", bytes: BYTES, time, spin: 0 };
-    const each = `half of each round trip, one at a time, for ${time} ms`;
+    const each = `half of a round trip, one at a time, for ${time} ms`;
     for (const pair of pairsOf(context)) {
       for (const [spin, series] of SPINS) {
         const settings = { transport, spin };
@@ -58,7 +59,9 @@ async function runLatency(context: Context): Promise<Result[]> {
           settings,
         );
         const [value, more] = measured(line!);
-        const how = `bench/programs/transfer.ts over ${transport}://, ${each}; ` +
+        const how =
+          `bench/programs/transfer.ts over ${transport}://, ${each}: the median of batches of 500, ` +
+          `and quantiles of single ones; ` +
           (spin > 0 ? `both sides look for a message for up to ${spin} us` : "spin: 0");
         add(series, pairName(pair), transport, value, how, more);
       }
@@ -84,9 +87,8 @@ function printLatency(results: readonly Result[]): string {
   const names: (keyof Quantiles)[] = ["min", "p25", "p50", "p75", "p99", "p999", "max"];
   const rows = results.map(({ series, runtime, at, value, quantiles, statistic }) => [
     `${at["transport"]} ${series}${runtime ? ` ${runtime}` : ""}`,
-    ...(quantiles
-      ? names.map((name) => quantiles[name]?.toFixed(2) ?? "")
-      : names.map((name) => name === "p50" ? value.toFixed(2) : "")),
+    value.toFixed(2),
+    ...(quantiles ? names.map((name) => quantiles[name]?.toFixed(2) ?? "") : names.map(() => "")),
     quantiles || statistic !== "mean" ? "" : "a mean",
   ]);
   const lines: string[] = [];
@@ -97,7 +99,9 @@ function printLatency(results: readonly Result[]): string {
     const name = `${runtime}, shm://, 8 B, spinning, as many times ucx_perftest`;
     lines.push(target(name, value / ucx.value, true, 3));
   }
-  return [table([["us, half a round trip", ...names, ""], ...rows]), ...lines].join("\n");
+  return [table([["us, half a round trip", "typical", ...names, ""], ...rows]), ...lines].join(
+    "\n",
+  );
 }
 
 async function runRate(context: Context): Promise<Result[]> {

@@ -94,7 +94,7 @@ async function latency(): Promise<void> {
     );
     const result: Result = {
       ...figure,
-      ...{ series: "moat", runtime, value: line!.us.p50, quantiles: line!.us },
+      ...{ series: "moat", runtime, value: line!.typical!, quantiles: line!.us },
       ...{ samples: line!.samples },
       how:
         `bench/programs/transfer.ts over rdma://, half of each round trip for ${time} ms; both sides ` +
