@@ -18,7 +18,7 @@
  * `touched` is "untouched", "byte" (one byte rewritten after send() returned) or "rewritten" (all of them); for
  * throughput "untouched" (neither side looks at the data) or "touched" (the sender writes and the receiver reads
  * every byte). `holding` is how many messages the receiver holds before it releases the first. `side` is "sender" or
- * "receiver" and `end` is "await" or "touch"; of memory it is "client" or "server". `operation` is "send" or "recv".
+ * "receiver" and `end` is "await", "touch" or "stream"; of memory it is "client" or "server". `operation` is "send" or "recv".
  *
  * @module
  */

@@ -170,7 +170,8 @@ describe("programs", () => {
       ...await measureSockets<OverlapResult>(context, here, "tcp", { what: "overlap", ...plan }),
     ];
     assert.deepEqual(lines.map(({ side, end }) => `${side} ${end}`), [
-      ...["sender await", "sender touch", "receiver await", "receiver touch"],
+      ...["sender await", "sender touch", "sender stream"],
+      ...["receiver await", "receiver touch", "receiver stream"],
       ...["sender await", "receiver await"],
     ]);
     for (const { transfer, compute, both } of lines) positive(...transfer, ...compute, ...both);

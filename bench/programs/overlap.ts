@@ -3,14 +3,20 @@
  * for each size, side and end.
  *
  * A computation C is made as long as the transfer T alone. Then both are done at once, in code that does not wait:
- * the operation is begun, C is computed, and only then is the operation's end asked for. See `support/overlap.ts`.
+ * the operation is begun, C is computed, and only then is the operation's end asked for; or, in a stream, C is computed
+ * before each of many messages, and no end is asked for before the last. See `support/overlap.ts`.
  *
  * @module
  */
 import process from "node:process";
 import { type Channel, connect, Pool } from "../../mod.ts";
 import type { PeerMode } from "./peer.ts";
-import { type Begun, measureOverlap, type OverlapTimes } from "../support/overlap.ts";
+import {
+  type Begun,
+  measureOverlap,
+  measureStream,
+  type OverlapTimes,
+} from "../support/overlap.ts";
 
 /** What is to be measured. */
 export interface OverlapPlan {
@@ -20,8 +26,11 @@ export interface OverlapPlan {
 
 /** Which side computes. */
 export type Side = "sender" | "receiver";
-/** How the program learns of the end: it awaits the promise, or touches the buffer, which waits at the guard. */
-export type End = "await" | "touch";
+/**
+ * How the program learns of the end: it awaits the promise, or touches the buffer, which waits at the guard, or it goes
+ * on with the next message of a stream.
+ */
+export type End = "await" | "touch" | "stream";
 
 /** What was measured with one size. */
 export interface OverlapResult extends OverlapTimes {
@@ -73,6 +82,52 @@ async function measure(
   return { bytes, side, end, ...times };
 }
 
+/** Buffers that take turns in a stream, and how many receives are posted ahead. */
+const TURNS = 8, AHEAD = 4;
+
+async function measureStreamOf(
+  address: string,
+  { rounds }: OverlapPlan,
+  bytes: number,
+  side: Side,
+): Promise<OverlapResult> {
+  const messages = Math.min(512, Math.max(32, (512 << 20) / bytes));
+  await using pool = Pool.create({ bytes: TURNS * bytes });
+  const channel = await open(
+    address,
+    pool,
+    side === "sender" ? { read: true } : { flood: bytes },
+  );
+  const buffers = Array.from({ length: TURNS }, () => pool.alloc(bytes));
+  for (const buffer of buffers) buffer.bytes.fill(1);
+  const buffer = (i: number): typeof buffers[number] => buffers[i % TURNS]!;
+  const send = async (before: () => void): Promise<void> => {
+    const sent: Promise<unknown>[] = [];
+    for (let i = 0; i < messages; i++) {
+      before();
+      sent.push(channel.send(buffer(i), { guard: "cow" }));
+    }
+    await Promise.all(sent);
+  };
+  const receive = async (before: () => void): Promise<void> => {
+    const received: Promise<unknown>[] = [];
+    for (let i = 0; i < AHEAD; i++) received.push(channel.recv(buffer(i)));
+    for (let i = 0; i < messages; i++) {
+      before();
+      if (buffer(i).bytes[bytes >> 1] !== 1) {
+        throw new Error("what was received is not what was sent");
+      }
+      if (i + AHEAD < messages) received.push(channel.recv(buffer(i + AHEAD)));
+    }
+    await Promise.all(received);
+  };
+  const few = Math.ceil(rounds / 3); // a round is many messages
+  const times = await measureStream(few, messages, side === "sender" ? send : receive);
+  if (side === "sender") await channel.close();
+  else channel.abort();
+  return { bytes, side, end: "stream", ...times };
+}
+
 if (import.meta.main) {
   const [address, text] = process.argv.slice(2);
   const plan: OverlapPlan = JSON.parse(text!);
@@ -81,6 +136,7 @@ if (import.meta.main) {
       for (const end of ["await", "touch"] as const) {
         console.log(JSON.stringify(await measure(address!, plan, bytes, side, end)));
       }
+      console.log(JSON.stringify(await measureStreamOf(address!, plan, bytes, side)));
     }
   }
 }

@@ -77,3 +77,37 @@ export async function measureOverlap(rounds: number, begin: () => Begun): Promis
   }
   return times;
 }
+
+/**
+ * The same for a stream of messages, in microseconds a message: the program computes before each of them, and nothing
+ * is awaited before the last.
+ *
+ * @param stream begins all of them in turn, calls the function before each, and resolves when all have ended
+ */
+export async function measureStream(
+  rounds: number,
+  messages: number,
+  stream: (before: () => void) => Promise<void>,
+): Promise<OverlapTimes> {
+  const speed = stepsPerMicrosecond();
+  const time = async (run: () => void | Promise<void>): Promise<number> => {
+    const start = performance.now();
+    await run();
+    return (performance.now() - start) * 1000 / messages;
+  };
+  const alone = (): Promise<number> => time(() => stream(() => {}));
+  const warm: number[] = [];
+  for (let i = 0; i < 5; i++) warm.push(await alone());
+  const steps = Math.max(1, Math.round(median(warm.slice(2)) * speed));
+  const times: OverlapTimes = { transfer: [], compute: [], both: [] };
+  for (let round = 0; round < rounds; round++) {
+    times.transfer.push(await alone());
+    times.compute.push(
+      await time(() => {
+        for (let i = 0; i < messages; i++) spin(steps);
+      }),
+    );
+    times.both.push(await time(() => stream(() => spin(steps))));
+  }
+  return times;
+}

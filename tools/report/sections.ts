@@ -91,7 +91,11 @@ function throughput(results: readonly Result[]): (Chart | undefined)[] {
   });
 }
 
-const ENDS: Record<string, string> = { await: "awaited", touch: "touched" };
+const ENDS: Record<string, string> = {
+  await: "awaited",
+  touch: "touched",
+  stream: "a stream of them",
+};
 
 function overlap(results: readonly Result[]): (Chart | undefined)[] {
   return groupBy(results, transport).map(([name, group]) =>
@@ -185,7 +189,8 @@ export const sections: readonly Section[] = [
     text:
       "A program begins a transfer, computes for as long as the transfer alone takes, and then asks for its end. The " +
       "share of the transfer that the computation hides: at 100\u00a0% both together take no longer than one of them. “Awaited” asks by the " +
-      "operation’s promise, “touched” by touching the buffer, in code that waits nowhere.",
+      "operation’s promise, “touched” by touching the buffer, in code that waits nowhere; in a stream it computes before " +
+      "each of many messages, and asks only after the last.",
     charts: overlap,
   },
   {
