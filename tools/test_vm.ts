@@ -1,9 +1,9 @@
 /**
- * Runs the test files that need real verbs, in VMs that are booted once (see vm/vm.ts).
+ * Runs the test files that need real verbs, all in one boot of a VM (see vm/vm.ts).
  *
  * @module
  */
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -24,12 +24,9 @@ export interface Job {
   command: string[];
 }
 
-/** How many VMs share the jobs: one is busy on little more than one processor of the host. */
-const VMS = 2;
-
 /**
- * Runs each job in a process of its own, and in each VM one after the other: two in one would fight for the device
- * and for ports, and their timing would depend on each other. A VM takes the next job that no other has taken.
+ * Runs each job in a process of its own, one after the other: two at once would fight for the
+ * device, for ports and for the emulated processors, and their timing would depend on each other.
  */
 export async function runInVm(
   jobs: Job[],
@@ -39,57 +36,49 @@ export async function runInVm(
 ): Promise<void> {
   if (jobs.length === 0) return;
   /** Seconds for each. */
-  const limit = soak ? 3600 : 300;
+  const limit = soak ? 3600 : 200;
   const out = mkdtempSync(join(tmpdir(), `moat-vm-tests-${Deno.pid}-`));
-  const left = new Set(jobs.keys());
   try {
     writeFileSync(join(out, "run.sh"), script(jobs, out, limit));
-    const endings = await Promise.all(
-      Array.from({ length: Math.min(VMS, jobs.length) }, async () => {
-        const vm = await startVm({
-          command: ["sh", join(out, "run.sh")],
-          cwd: ROOT,
-          env,
-          out,
-          timeout: 60 + jobs.length * (limit + 5),
-        });
-        for await (const line of vm.lines()) {
-          const [, index, status, ms] = /^job (\d+) (\d+) (\d+)$/.exec(line) ?? [];
-          if (index === undefined) continue;
-          left.delete(Number(index));
-          onFinished(jobs[Number(index)]!, collect(out, index, limit, Number(status), Number(ms)));
-        }
-        return vm.wait();
-      }),
-    );
-    const { fault, stderr, status } = endings.find(({ fault, status }) => fault || status !== 0) ??
-      endings[0]!;
-    for (const i of left) {
+    const vm = await startVm({
+      command: ["sh", join(out, "run.sh")],
+      cwd: ROOT,
+      env,
+      out,
+      timeout: 60 + jobs.length * (limit + 5),
+    });
+    let next = 0;
+    for await (const line of vm.lines()) {
+      const [, index, status, milliseconds] = /^job (\d+) (\d+) (\d+)$/.exec(line) ?? [];
+      if (index === undefined) continue;
+      next = Number(index) + 1;
+      onFinished(jobs[next - 1]!, collect(out, index, limit, Number(status), Number(milliseconds)));
+    }
+    const { fault, stderr, status } = await vm.wait();
+    for (const [i, job] of jobs.entries()) {
+      if (i < next) continue;
       const finished = collect(out, String(i), limit, DIED, 0);
-      const begun = existsSync(join(out, `${i}.taken`));
-      finished.fault = begun ? fault ?? `the VM ended with status ${status}` : "did not run";
+      finished.fault = i > next ? "did not run" : fault ?? `the VM ended with status ${status}`;
       finished.output += stderr;
-      onFinished(jobs[i]!, finished);
+      onFinished(job, finished);
     }
   } finally {
     rmSync(out, { recursive: true, force: true });
   }
 }
 
-/** What a guest does; it says on a line of stdout when a job is done. */
+/** What the guest does; it says on a line of stdout when a job is done. */
 function script(jobs: Job[], out: string, limit: number): string {
   const quote = (word: string): string => `'${word.replaceAll("'", `'\\''`)}'`;
   const lines = jobs.map(({ command }, i) => {
     const to = (name: string): string => quote(join(out, `${i}.${name}`));
-    return `if mkdir ${to("taken")} 2>/dev/null; then
-start=$(date +%s%N)
+    return `start=$(date +%s%N)
 timeout -s KILL ${limit} ${command.map(quote).join(" ")} >${to("stdout")} 2>${to("stderr")}
 status=$?
 echo "job ${i} $status $((($(date +%s%N) - start) / 1000000))"
-fi
 `;
   });
-  return lines.join("") + "true\n";
+  return lines.join("");
 }
 
 /** What a job left in the shared directory. */
