@@ -3,16 +3,17 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
+import { share } from "./support/child.ts";
 import { cleanUp, createLink, DIED, startVm } from "../tools/vm/vm.ts";
 
 const supported = process.arch === "x64";
 const skip = supported ? {} : { skip: true };
 after(cleanUp);
 
-/** Declares a test that boots VMs. */
+/** Tests that boot VMs. Where the file is run under both runtimes they share them; vm_hosts_test.ts is for both. */
+const tests: [string, () => Promise<void>][] = [];
 function vmTest(name: string, run: () => Promise<void>): void {
-  if (!supported) console.log(`# SKIP ${name}: the VM needs an x86-64 host`);
-  test(name, { ...skip, timeout: 120_000 }, run);
+  tests.push([name, run]);
 }
 
 vmTest("status, both outputs, arguments, environment and files are passed on", async () => {
@@ -72,3 +73,8 @@ vmTest("two hosts do RDMA with each other, until one is killed", async () => {
   assert.equal(status, DIED);
   assert.match(fault!, /VM 2 was killed/);
 });
+
+for (const [name, run] of share(tests)) {
+  if (!supported) console.log(`# SKIP ${name}: the VM needs an x86-64 host`);
+  test(name, { ...skip, timeout: 120_000 }, run);
+}

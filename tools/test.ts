@@ -82,9 +82,12 @@ const ALONE = [
   "vmsplice",
 ].map((name) => `tests/${name}_test.ts`);
 
-/** What is passed on to the tests, so that their results do not depend on who runs them. */
+/**
+ * What is passed on to the tests, so that their results do not depend on who runs them; the latter is how packages
+ * are reached.
+ */
 const PASSED_ON =
-  /^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|CI|DENO_DIR|XDG_.*|LD_LIBRARY_PATH|MOAT_.*)$/;
+  /^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_.*|TZ|TMPDIR|CI|DENO_\w+|XDG_.*|LD_LIBRARY_PATH|MOAT_.*)$|^(SSL_CERT_|NODE_EXTRA_CA_CERTS|NPM_CONFIG_|https?_proxy|no_proxy)/i;
 
 /** Totals, and what is to be said once more at the end. */
 const totals = { passed: 0, failed: 0 };

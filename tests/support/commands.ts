@@ -92,6 +92,8 @@ const RULES: readonly Rule[] = [
     ([, flags, file], document) => checkProgram(file!, flags!.trim(), document),
   ],
   [/^bun ([\w./]+\.ts)(?: .*)?$/, ([, file], document) => checkProgram(file!, "bun", document)],
+  // tests/cluster_test.ts starts what is behind it so.
+  [/^mpirun -n \d+ (.*)$/, ([, command], document) => checkCommand(command!, document)],
   [
     /^(?:sudo )?apt-get install (?:-y )?([\w.+ -]+)$/,
     ([, names]) => names!.split(" ").forEach(checkPackage),

@@ -114,6 +114,7 @@ static void removes(s32 first) {
     s32 pool = i ? make_pool() : first, op = moat_in(pool, 0, 1, 0, 5, GUARD_WAIT);
     u64 thread, win = G.pool[pool].win;
     CHECK(op >= 0 && pthread_create(&thread, 0, toucher, (void *)(u64)pool) == 0);
+    while (!load_acq(&G.pool[pool].guests)) sleep_ns(100000);
     sleep_ns((u64)(2 + i) * 1000000);  // it spins, then it sleeps
     CHECK(moat_op_done(op, 0) == 0 && moat_op_free(op) == 0 && moat_pool_remove(pool) == 0);
     sys2(NR_munmap, win, PAGES * 4096);

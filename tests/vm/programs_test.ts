@@ -2,6 +2,10 @@
 // file runs under both, each takes its part; the shuffle has ranks on both.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { command, here, other, share } from "../support/child.ts";
@@ -51,8 +55,24 @@ function shuffle(): void {
   assert.match(output, /^all: 65536 records, each once where its key belongs, .* over rdma$/m);
 }
 
+function demo(): void {
+  const directory = mkdtempSync(join(tmpdir(), "moat-demo-test-")), file = join(directory, "file");
+  try {
+    writeFileSync(file, randomBytes((3 << 20) + 1234)); // the last message is shorter
+    const options = ["--transport", "rdma", "--file", file, "--size", "256k", "--guard", "cow"];
+    const output = run([...example(here, "demo", ...options), "--runtimes", `${here},${other()}`]);
+    assert.match(output, /over rdma:\/\//);
+    assert.match(output, /^cow +overwritten .* equal$/m);
+    assert.match(output, /^none +overwritten .* differs, as expected$/m);
+    assert.ok(output.endsWith("\ndemo: ok\n"), output);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}
+
 const programs: [string, () => void][] = [
   ["mpirun: ranks on both runtimes shuffle over rdma://", shuffle],
   ["key_value: no GET returns what is torn, and the server knows of none", keyValue],
+  ['the demo over rdma:// arrives intact with "cow" and corrupted with "none"', demo],
 ];
 for (const [name, program] of share(programs)) test(name, program);

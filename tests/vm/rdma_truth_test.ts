@@ -5,7 +5,7 @@ import { type Channel, type Guard, GuardTimeoutError, listen, Pool } from "../..
 import type { Answer, Order } from "../programs/witness.ts";
 import type { Order as SendOrder } from "../programs/sender.ts";
 import { assertBytes, fill, pattern, sha256 } from "../support/bytes.ts";
-import { Child, other } from "../support/child.ts";
+import { Child, other, share } from "../support/child.ts";
 
 const KIB = 1 << 10, MIB = 1 << 20;
 // Smaller ones go out in one packet burst inside send() itself: there is no race to be lost.
@@ -87,7 +87,7 @@ async function overwrite(guard: Guard, size: number, offset: number): Promise<Ou
   };
 }
 
-for (const size of SIZES) {
+for (const size of share(SIZES)) {
   test(`${size} bytes guarded by "none" are overwritten on their way over the wire`, async () => {
     let lost = false;
     for (let tries = 0; tries < 20 && !lost; tries++) {
