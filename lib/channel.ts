@@ -180,11 +180,10 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
       { op, guard } = started;
     const keep = header ? [started.keep, giveHeader(core, op, header)] : started.keep;
     this.#count(guard, length, guard === "copy" ? length : 0);
-    const state = guard === "copy" ? undefined : region?.state;
-    const told = { bytes: length, guard, zeroCopy: guard !== "copy" };
-    const result = new Promise<SendResult>((resolve, reject) => {
-      const pending = new PendingSend(op, state, core.stack(), told, keep, resolve, reject);
-      pending.seal = sealed(core, started, region, options.verify, "send");
+    const state = guard === "copy" ? undefined : region?.state, stack = core.stack();
+    const seal = sealed(core, started, region, options.verify, "send");
+    const result = new Promise<SendResult>((resolve) => {
+      const pending = new PendingSend(op, length, guard, state, stack, keep, seal, resolve);
       this.#begin(pending, options.signal);
     });
     if (asked === "move") core.retire(region!.state);
@@ -385,7 +384,7 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
       this.#poll();
     };
     signal.addEventListener("abort", abort, { once: true });
-    const resolve = pending.resolve.bind(pending), { reject } = pending;
+    const resolve = pending.resolve.bind(pending), reject = pending.reject.bind(pending);
     const done = (): void => signal.removeEventListener("abort", abort);
     pending.resolve = (ended) => (done(), resolve(ended));
     pending.reject = (reason) => (done(), reject(reason));

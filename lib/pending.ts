@@ -28,39 +28,41 @@ export interface Pending extends Operation {
   next: Pending | undefined;
 }
 
-/** A send in flight. */
+/** A send in flight. It is small: there may be a hundred thousand, and the garbage collector looks at each. */
 export class PendingSend implements Pending {
-  readonly kind = "send";
-  readonly bytes: number;
-  readonly guard: SendResult["guard"];
   settled = false;
   held = false;
-  cancelled: undefined;
-  /** Says whether somebody wrote to what was sent. */
-  seal: { check(): void } | undefined;
   previous: Pending | undefined;
   next: Pending | undefined;
-  readonly #result: SendResult;
-  readonly #resolve: (result: SendResult) => void;
+  cancelled: undefined;
+  readonly #resolve: (result: SendResult | Promise<never>) => void;
 
+  /** @param seal finds out whether somebody wrote to what was sent, and throws */
   constructor(
     readonly op: number,
+    readonly bytes: number,
+    readonly guard: SendResult["guard"],
     readonly state: Operation["state"],
     readonly stack: Operation["stack"],
-    result: SendResult,
     readonly keep: unknown,
-    resolve: (result: SendResult) => void,
-    readonly reject: (reason: unknown) => void,
+    readonly seal: { check(): void } | undefined,
+    resolve: (result: SendResult | Promise<never>) => void,
   ) {
-    this.bytes = result.bytes;
-    this.guard = result.guard;
-    this.#result = result;
     this.#resolve = resolve;
+  }
+
+  get kind(): "send" {
+    return "send";
   }
 
   resolve(): void {
     this.seal?.check();
-    this.#resolve(this.#result);
+    const { bytes, guard } = this;
+    this.#resolve({ bytes, guard, zeroCopy: guard !== "copy" });
+  }
+
+  reject(reason: unknown): void {
+    this.#resolve(Promise.reject(reason)); // a function less to keep
   }
 }
 

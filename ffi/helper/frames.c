@@ -130,6 +130,7 @@ static void frames_seek(struct pool *p, u32 want) {
 }
 static void frame_give(struct pool *p, u32 f) {
   p->owner[f] = NONE;
+  if (unlikely(p->shared == f + 1)) p->shared = 0;
   if (unlikely(f < p->file_pages)) {  // of a file: never free, but its page can go home now
     if (p->due >= p->due_end) p->due = f, p->due_end = f;
     if (f < p->due) p->due = f;

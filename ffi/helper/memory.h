@@ -125,6 +125,7 @@ struct pool {
   s32 *last;     // [frames] the latest operation on it, for reports
   u64 *free;     // bitmap, 1 = free
   u32 nfree, cursor;
+  u32 shared, shared_at;  // 1 + the frame that small copies are put into, and where the next goes; or 0
   u32 nkept;     // frames nobody uses that are kept for the huge page they belong to
   u64 timeout_ns;
   s32 thread;    // that made it, and whose JavaScript has its snapshots

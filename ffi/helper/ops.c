@@ -345,6 +345,28 @@ static void fill_frames(struct pool *p, struct op *o, const u8 *src) {
   }
 }
 
+#define SHARED_MAX 256u  // bytes: smaller than what is read from or written to a disk past the page cache
+
+// Finds room for a small copy in a frame that others are in. The frame is free when the last of them is done.
+// -ENOBUFS: there is no frame.
+static int share_frame(struct pool *p, struct op *o, s32 i, u8 **to) {
+  u32 f = p->shared - 1, len = ((u32)o->len + 15) & ~15u;
+  if (!p->shared || p->shared_at + len > G.page_size) {
+    if (!p->nfree && p->nkept) frames_unkeep(p);
+    if (!p->nfree || !frames_take(p, 1, &f)) return -E_NOBUFS;
+    p->owner[f] = NONE;
+    p->out[f] = 0;
+    p->shared = f + 1;
+    p->shared_at = 0;
+  }
+  p->out[f]++;
+  p->last[f] = i;
+  o->off = o->d.off = p->shared_at;
+  *to = frame_at(p, f) + p->shared_at;
+  p->shared_at += len;
+  return runs_add(p, o, f, 1);  // the first run always has a place
+}
+
 // An eager copy: `len` bytes at `src` in frames of their own, with no window and so no guard.
 EXPORT s32 moat_out_copy(s32 pool, const u8 *src, f64 len) {
   struct pool *p = pool_of(pool);
@@ -354,14 +376,18 @@ EXPORT s32 moat_out_copy(s32 pool, const u8 *src, f64 len) {
   struct op *o = &G.op[i];
   o->guard = GUARD_COPY;
   o->len = o->d.len = (u64)len;
+  u8 *to = 0;
   lock(&p->lock);
-  int r = frames_for(p, o, i, o->len);
+  int r = o->len && o->len <= SHARED_MAX ? share_frame(p, o, i, &to) : frames_for(p, o, i, o->len);
   unlock(&p->lock);
   if (r) {
     op_drop(i);
     return r;
   }
-  fill_frames(p, o, src);
+  if (to)
+    memcpy(to, src, o->len);  // the program's memory, which may fault: not under the lock
+  else
+    fill_frames(p, o, src);
   return i;
 }
 
