@@ -172,6 +172,29 @@ test("a channel is ended while a message is being brought in", async () => {
   await pool.close();
 });
 
+test("what came before the end of a connection follows a message that is still being brought in", async () => {
+  const bytes = 64 * MIB, pool = Pool.create({ bytes: 2 * bytes });
+  const from = pool.alloc(bytes), into = pool.alloc(bytes);
+  from.bytes.fill(7);
+  for (let round = 1; round <= 6; round++) {
+    using ends = await pair(pool);
+    const { here, there } = ends, told: string[] = [];
+    const tell = (name: string, promise: Promise<unknown>): Promise<unknown> =>
+      promise.then(() => name, codeOf).then((outcome) => told.push(outcome));
+    const large = tell("large", here.recv(into, { guard: "none" }));
+    for (const each of [from, new Uint8Array(8)]) {
+      there.send(each, { guard: "none" }).catch(() => {});
+    }
+    compute(round);
+    there.abort();
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    await Promise.all([large, tell("small", here.recv()), tell("end", here.recv())]);
+    assert.deepEqual(told, ["large", "small", "PEER_ABORTED"]);
+  }
+  freeAll(from, into);
+  await pool.close();
+});
+
 test("sends do not wait while a message is being brought in", async () => {
   const pool = Pool.create({ bytes: 160 * MIB });
   {

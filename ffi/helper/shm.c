@@ -243,27 +243,28 @@ static int receive_posted(struct conn *c) {
 static void cut_off(struct conn *c, s32 me);
 static int is_large(const struct op *o) { return o->kind == OP_IN && o->len >= BACKGROUND; }
 
-// For the doorbell's thread: brings large messages into their buffers without the connection's lock, so that the
-// program can go on sending and receiving meanwhile. Nobody else takes a message until it has its place.
+// For the doorbell's thread: brings messages into large buffers without the connection's lock, so that the program can
+// go on sending and receiving meanwhile. Nobody else takes a message until it has its place.
 static void carry(struct conn *c, s32 me) {
   while (c->rq.head >= 0 && is_large(&G.op[c->rq.head]) && !c->carrying && c->state == CONN_OPEN) {
     s32 i = c->rq.head;
     struct op *o = &G.op[i];
     struct desc d;
-    if (next_desc(c, &d) <= 0 || d.len < BACKGROUND || d.len > o->len) return;  // see receive_posted()
+    if (next_desc(c, &d) <= 0 || d.len > o->len) return;  // see receive_posted()
     if (head_keep(c, i, head_place(c, &d), head_length(&d))) return;
     o->got = d.len;
-    consumed(c);
-    o->seq = (u32)(c->rx_next - 1);
     pop(&c->rq);
     c->carrying = 1;
     unlock(&c->lock);
     int r = desc_deliver(c, &d, o);
     lock(&c->lock);
-    complete(c, i, r ? -E_PROTO : 0);
     c->carrying = 0;
+    // Not before: until then the receives behind it do not know the end of the connection for theirs.
+    consumed(c);
+    o->seq = (u32)(c->rx_next - 1);
+    complete(c, i, r ? -E_PROTO : 0);
     if (r) return cut_off(c, me);
-    release(c, d.id);
+    if (d.kind != D_EAGER) release(c, d.id);
     wake(c, WANT_SPACE | WANT_RELEASE);
   }
 }
@@ -366,7 +367,8 @@ static void shm_flush(struct conn *c) {
 
 static s32 shm_take(struct conn *c, s32 me) {
   struct op *o = &c->taken;
-  s32 r = c->carrying ? 0 : next_desc(c, &o->d);
+  if (c->carrying) return 0;  // it comes after that message, however the connection has ended
+  s32 r = next_desc(c, &o->d);
   if (r < 0) {
     cut_off(c, me);
     return -E_PROTO;
