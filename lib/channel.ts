@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { setImmediate } from "node:timers";
 import { describe, MoatError } from "../ffi/errors.ts";
 import { endError } from "./channel_errors.ts";
 import type {
@@ -73,7 +72,9 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
   };
   readonly #bytes: Bytes;
   #receives: "recv" | "read" | undefined;
+  // Receives since the event loop had a turn, and those under way.
   #atOnce = 0;
+  #receiving = 0;
   #phase: "open" | "closing" | "closed" | "aborted" = "open";
   #reason: unknown;
   #referenced = true;
@@ -260,13 +261,10 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
   #take<T>(receiver: Receiver<T>, what: "recv" | "read", signal?: AbortSignal): Promise<T> {
     this.#by(what);
     this.#assertOpen(what);
-    const got = this.#transport.take(this.#spin);
-    if (got === 1) {
-      const result = receiver.arrived(-1);
-      if (++this.#atOnce < AT_ONCE) return Promise.resolve(result);
-      this.#atOnce = 0;
-      return new Promise((resolve) => setImmediate(resolve, result));
-    }
+    // Receives are told in their order: none is at once while another waits, or has ended and nobody has looked.
+    const atOnce = this.#receiving === 0 && ++this.#atOnce < AT_ONCE;
+    const got = atOnce ? this.#transport.take(this.#spin) : 0;
+    if (got === 1) return Promise.resolve(receiver.arrived(-1));
     if (got === -EPIPE) return Promise.resolve(receiver.ended());
     if (got < 0) throw this.#errorOf(got, what);
     const op = this.#core.helper.moat_take_new(this.#core.index);
@@ -338,8 +336,11 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
   }
 
   #post(pending: Pending, signal: AbortSignal | undefined): void {
+    this.#receiving++;
     this.#begin(pending, signal);
-    if (this.#transport.recv(pending.op, pending.bytes)) this.#poll();
+    const looks = this.#transport.recv(pending.op, pending.bytes);
+    // One for which it is the event loop's turn is told by that, and those behind it are.
+    if (looks && this.#atOnce < AT_ONCE) this.#poll();
     reactor().wake(this.#source);
   }
 
@@ -412,6 +413,7 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
       const pending = this.#core.operation(ended.op) as Pending | undefined;
       if (pending) {
         this.#pending.remove(pending);
+        if (pending.kind === "recv") this.#receiving--;
         const { op, status, got } = ended;
         if (status === 0 || (status === -EPIPE && pending.kind === "recv")) {
           // A message for nobody: its receive was given up just as it came. It must not be lost unseen.

@@ -47,6 +47,22 @@ test("timers and file I/O stay live while messages go through without a pause", 
   assert.equal((await child.exit).code, 0);
 });
 
+test("receives are told in their order, also where the event loop gets a turn between them", async () => {
+  const pool = Pool.create({ bytes: 1 << 20 }), count = 300;
+  {
+    using ends = await pair(pool);
+    const { here, there } = ends, told: number[] = [];
+    for (let i = 0; i < count; i++) here.send(Uint16Array.of(i));
+    const receives = Array.from({ length: count }, () =>
+      there.recv().then((message) => {
+        told.push(new DataView(message!.bytes.buffer).getUint16(0, true));
+      }));
+    await Promise.all(receives);
+    assert.deepEqual(told, [...Array(count).keys()]);
+  }
+  await pool.close();
+});
+
 test("timers stay live while each message is there when it is asked for", async () => {
   const pool = Pool.create({ bytes: 1 << 20 });
   {

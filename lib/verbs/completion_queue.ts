@@ -242,13 +242,13 @@ export class CompletionQueue extends Resource {
     }
     while (!this.closed) {
       if (this.#ready.length > 0 || this.#take()) {
-        if (this.#waiting > 0) this.#told.push(true); // another waiter, and nobody armed it for that one
-        const completion = this.#ready.shift();
-        if (++this.#atOnce === AT_ONCE) {
+        if (++this.#atOnce > AT_ONCE) {
           this.#atOnce = 0;
-          await new Promise((resolve) => setImmediate(resolve));
+          await new Promise((resolve) => setImmediate(resolve)); // with none in hand: others may ask meanwhile
+          continue;
         }
-        return completion;
+        if (this.#waiting > 0) this.#told.push(true); // another waiter, and nobody armed it for that one
+        return this.#ready.shift();
       }
       this.arm();
       if (this.#take()) continue;
