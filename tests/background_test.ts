@@ -195,6 +195,33 @@ test("what came before the end of a connection follows a message that is still b
   await pool.close();
 });
 
+test("a program that sleeps has each message while the next is being brought in", async () => {
+  const bytes = 32 * MIB, pool = Pool.create({ bytes: 5 * bytes });
+  const from = pool.alloc(bytes), bufs = [1, 2, 3, 4].map(() => pool.alloc(bytes));
+  let early = 0;
+  {
+    using ends = await pair(pool);
+    const { here, there } = ends;
+    for (let round = 0; round < 5; round++) {
+      let told = 0;
+      const receives = bufs.map((buf) =>
+        here.recv(buf, { guard: "none" }).then(() => {
+          told++;
+        })
+      );
+      await new Promise((resolve) => setTimeout(resolve, 5)); // it has gone to sleep
+      const sends = bufs.map(() => there.send(from, { guard: "none" }));
+      await receives[0];
+      await new Promise((resolve) => setImmediate(resolve));
+      early += Number(told < bufs.length);
+      await Promise.all([...receives, ...sends]);
+    }
+  }
+  assert.ok(early > 0, "all four were always told together");
+  freeAll(from, ...bufs);
+  await pool.close();
+});
+
 test("sends do not wait while a message is being brought in", async () => {
   const pool = Pool.create({ bytes: 160 * MIB });
   {

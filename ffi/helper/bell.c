@@ -81,6 +81,13 @@ static void bell_ring(s32 bell) {
   sys3(NR_write, bells[bell].event, &one, 8);
 }
 
+// The thread's own word to JavaScript. Once, until that has answered.
+static void bell_tell(s32 bell) {
+  struct bell *b = &bells[bell];
+  if (!__atomic_exchange_n(&b->pending, 1, __ATOMIC_SEQ_CST))
+    sys6(NR_sendto, b->pair, (s64) "r", 1, 0x4040 /* MSG_DONTWAIT | MSG_NOSIGNAL */, 0, 0);
+}
+
 static s32 bell_thread(s32 bell) { return bell < 0 ? -1 : load_acq(&bells[bell].thread); }
 static void bell_kick(s32 bell) {
   if (bell < 0) return;
@@ -200,8 +207,7 @@ EXPORT void *moat_bell_main(void *arg) {
       ticked = now_ns();
       ring |= tick((s32)(u64)arg);
     }
-    if (ring && !dead && !__atomic_exchange_n(&b->pending, 1, __ATOMIC_SEQ_CST))
-      sys6(NR_sendto, b->pair, (s64) "r", 1, 0x4040 /* MSG_DONTWAIT | MSG_NOSIGNAL */, 0, 0);
+    if (ring && !dead) bell_tell((s32)(u64)arg);
   }
   hang_up_for((s32)(u64)arg);
   sys1(NR_close, b->pair);

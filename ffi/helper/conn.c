@@ -7,6 +7,7 @@ static u32 conns_lock, conns_high;
 
 static void uring_reap_all(void);  // uring.c
 static void bell_kick(s32 bell);    // bell.c
+static void bell_tell(s32 bell);
 
 static inline struct conn *conn_at(s32 i) {
   struct conn *c = i >= 0 && (u32)i < MAX_CONNS ? load_acq(&conns[i]) : 0;

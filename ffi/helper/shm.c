@@ -266,6 +266,10 @@ static void carry(struct conn *c, s32 me) {
     if (r) return cut_off(c, me);
     if (d.kind != D_EAGER) release(c, d.id);
     wake(c, WANT_SPACE | WANT_RELEASE);
+    if (c->asleep) {  // it shall have this one while the next is brought in
+      c->asleep = 0;
+      bell_tell(c->bell);
+    }
   }
 }
 
