@@ -222,6 +222,25 @@ test("a program that sleeps has each message while the next is being brought in"
   await pool.close();
 });
 
+test("an access that has waited long enough does not lose the message that is just being brought in", async () => {
+  const bytes = 192 * MIB, pool = Pool.create({ bytes: 2 * bytes, guardTimeout: 1 });
+  const from = pool.alloc(bytes), into = pool.alloc(bytes);
+  {
+    using ends = await pair(pool);
+    const { here, there } = ends;
+    for (let round = 1; round <= 6; round++) {
+      from.bytes.fill(round, bytes - 1);
+      const received = here.recv(into), sent = there.send(from, { guard: "none" });
+      compute(round);
+      assert.equal(into.bytes[bytes - 1], round);
+      assert.equal((await received)?.bytes, bytes);
+      await sent;
+    }
+  }
+  freeAll(from, into);
+  await pool.close();
+});
+
 test("sends do not wait while a message is being brought in", async () => {
   const pool = Pool.create({ bytes: 160 * MIB });
   {

@@ -177,7 +177,7 @@ EXPORT void *moat_bell_main(void *arg) {
     // thread of a process only with the process.
     s64 n = sys6(NR_epoll_pwait, b->epoll, (s64)events, 32, b->ticks ? TICK_MS : b->owner == pid ? -1 : 1000, 0, 8);
     if ((n < 0 && n != -E_INTR) || sys3(NR_tgkill, pid, b->owner, 0) < 0) dead = 1;
-    for (s64 k = 0; k < n; k++) {
+    for (s64 k = 0; k < n && !dead; k++) {  // what queues may lie in memory that went with the Worker
       u32 kind = (u32)(events[k].data >> 32), i = (u32)events[k].data;
       u64 sink;
       if (kind == WATCH_RING) {

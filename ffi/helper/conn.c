@@ -279,6 +279,12 @@ static void revoke_receive(s32 i, s32 pool, u32 page, s32 status) {
     return;
   }
   lock(&c->lock);
+  // What is being brought in is there in a moment; given up now, the message would be lost.
+  while (page != NONE && c->carrying == (u32)i + 1) {
+    unlock(&c->lock);
+    sys0(NR_sched_yield);
+    lock(&c->lock);
+  }
   int same = page == NONE || (o->pool == pool && page - o->page < o->pages);
   if (same && unlink_op(&c->rq, i)) {
     complete(c, i, status);
@@ -397,7 +403,7 @@ EXPORT s32 moat_conn_state(s32 i) {
 }
 
 static u32 busy(struct conn *c) {
-  u32 n = c->inflight + c->carrying + load_rlx(&c->in_ring) + (c->sq.head >= 0) + (c->rq.head >= 0) + (c->cq.head >= 0);
+  u32 n = c->inflight + (c->carrying != 0) + load_rlx(&c->in_ring) + (c->sq.head >= 0) + (c->rq.head >= 0) + (c->cq.head >= 0);
   return transport_of(c)->held ? n + transport_of(c)->held(c) : n;
 }
 // Operations under way: sends queued or unreleased, receives waiting, results not collected.

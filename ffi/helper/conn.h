@@ -21,7 +21,7 @@ struct conn {  // never freed, only used again: a handler may be looking at it
   u32 in_ring;          // requests in the pool's ring without their last completion
   u32 ready;            // what epoll said of its descriptor
   u32 kicked;           // the doorbell's thread shall look at it
-  u32 carrying;         // and is bringing a message into a buffer, without the lock
+  u32 carrying;         // 1 + the receive into whose buffer it is bringing a message, without the lock; or 0
   u32 asleep;           // JavaScript has gone to sleep, and looks only when the bell rings
   u32 inflight;         // sends that the peer, or the device, has not done with
   struct queue sq, rq, cq;  // to send; waiting for a message; done, for JavaScript

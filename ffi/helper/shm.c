@@ -254,7 +254,7 @@ static void carry(struct conn *c, s32 me) {
     if (head_keep(c, i, head_place(c, &d), head_length(&d))) return;
     o->got = d.len;
     pop(&c->rq);
-    c->carrying = 1;
+    c->carrying = (u32)i + 1;
     unlock(&c->lock);
     int r = desc_deliver(c, &d, o);
     lock(&c->lock);
