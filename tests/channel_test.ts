@@ -36,6 +36,20 @@ function fails(code: string): (error: unknown) => boolean {
   return (error) => error instanceof MoatError && error.code === code;
 }
 
+test("the memory of a message has no properties of its own", async () => {
+  const { pool, a, b, end } = await pair(), buf = pool.alloc(1 << 20);
+  const sent = a.send(buf);
+  {
+    using message = await b.recv();
+    assert.equal(message!.copied, false);
+    assert.deepEqual(Reflect.ownKeys(message!.bytes.buffer), []);
+    assert.deepEqual(message!.bytes.buffer, new ArrayBuffer(1 << 20));
+  }
+  await sent;
+  buf.free();
+  await end();
+});
+
 test("messages of 0 bytes to 40 MiB arrive whole and in order, from the pool and from elsewhere", async () => {
   const { pool, a, b, end } = await pair(96 << 20);
   const sizes = [0, 1, 100, 4096, 16384, 16385, 70_001, 1 << 20, 40 << 20];

@@ -15,18 +15,30 @@ export interface Lent {
 }
 
 // On the memory itself: a WeakMap with an entry for every message costs the garbage collector more than the message.
-const LENT = Symbol("lent");
+// In a private field, because a property would be the program's to see: in comparisons, and when it prints.
+class Marked extends class {
+  constructor(memory: ArrayBuffer) {
+    return memory;
+  }
+} {
+  #lent: Lent;
 
-interface LentMemory {
-  [LENT]?: Lent;
+  constructor(memory: ArrayBuffer, lent: Lent) {
+    super(memory);
+    this.#lent = lent;
+  }
+
+  static of(memory: object): Lent | undefined {
+    return #lent in memory ? memory.#lent : undefined;
+  }
 }
 
-/** Says that a view's memory may be read by devices. */
+/** Says, once, that a view's memory may be read by devices. */
 export function lend(memory: ArrayBuffer, lent: Lent): void {
-  (memory as LentMemory)[LENT] = lent;
+  new Marked(memory, lent);
 }
 
 /** What is known of the memory of a view, if it is lent. */
 export function lentOf(view: Uint8Array): Lent | undefined {
-  return (view.buffer as LentMemory)[LENT];
+  return Marked.of(view.buffer);
 }
