@@ -6,6 +6,7 @@ import * as arm from "../ffi/helper/aarch64.ts";
 import * as x86 from "../ffi/helper/x86_64.ts";
 import { MoatError } from "../ffi/errors.ts";
 import { architecture } from "../ffi/runtime.ts";
+import { listen, Pool } from "../mod.ts";
 import { lookAtPorts } from "../lib/doctor/devices.ts";
 import { Section } from "../lib/doctor/finding.ts";
 import { Host } from "../lib/doctor/host.ts";
@@ -46,6 +47,28 @@ const NO_DEVICE = "test ! -e /sys/class/infiniband || mount -t tmpfs none /sys/c
 const A_DEVICE = `mount -t tmpfs none /sys/class
   mkdir -p /sys/class/infiniband/fake0 /sys/class/infiniband_verbs /sys/class/misc/rdma_cm
   test ! -e /dev/infiniband || mount -t tmpfs none /dev/infiniband`;
+
+test("doctor() finds, and does not throw, that no pool can be made", async () => {
+  const pools: Pool[] = [];
+  try {
+    for (;;) pools.push(Pool.create({ bytes: 4096, reserve: 0 }));
+  } catch (error) {
+    assert.ok(error instanceof MoatError && pools.length === 256, String(error));
+  }
+  const { ok, findings } = await doctor();
+  await Promise.all(pools.map((pool) => pool.close()));
+  assert.equal(ok, false);
+  assert.match(findings.find(({ blocks }) => blocks === "everything")!.detail, /256 pools/);
+});
+
+test("doctors of one process number do not meet each other", async () => {
+  const pool = Pool.create({ bytes: 4096 }),
+    names = [0, 1, 2, 3].map((i) => `doctor-${process.pid}-${i}`);
+  const listeners = await Promise.all(names.map((name) => listen(`shm://${name}`, { pool })));
+  assert.equal((await doctor()).transports.shm.works, true);
+  await Promise.all(listeners.map((listener) => listener.close()));
+  await pool.close();
+});
 
 test("doctor() says of everything whether it works, and of what does not how to mend it", async () => {
   const diagnosis = await doctor();

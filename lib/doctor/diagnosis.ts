@@ -4,7 +4,6 @@
  * @module
  */
 import { describe, MoatError } from "../../ffi/errors.ts";
-import { libc } from "../../ffi/libc.ts";
 import { type Finding, Section, type TransportName, TRANSPORTS } from "./finding.ts";
 import { lookAtGuards } from "./guards.ts";
 import { Host } from "./host.ts";
@@ -67,21 +66,21 @@ export async function doctor(options: DoctorOptions = {}): Promise<Diagnosis> {
   findings.push(...lookAtSystem(host), ...lookAtGuards(host));
   if (blocksAll(findings)) return conclude(findings, required);
   findings.push(...lookAtLimits(host));
+  if (blocksAll(findings)) return conclude(findings, required);
   const io = lookAtIo(host), rdma = lookAtRdma(host);
   findings.push(...io.findings, ...rdma.findings);
   if (blocksAll(findings)) return conclude(findings, required);
 
   const trials = new Section("Trials");
+  // By a name that nobody has: another Worker's doctor has this process's number, too, and so can another container.
   const transports = {
-    shm: await tryTransport(trials, "shm", `shm://doctor-${libc().getpid()}-${trial++}`, ""),
+    shm: await tryTransport(trials, "shm", `shm://doctor-${crypto.randomUUID()}`, ""),
     tcp: await tryTransport(trials, "tcp", "tcp://127.0.0.1:0", io.engine),
     rdma: await tryRdma(trials, rdma),
   };
   findings.push(...trials.findings);
   return conclude(findings, required, transports);
 }
-
-let trial = 0;
 
 function checkRequired(required: unknown): readonly TransportName[] {
   const names = Array.isArray(required) ? required as unknown[] : [required];
