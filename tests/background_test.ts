@@ -241,6 +241,34 @@ test("an access that has waited long enough does not lose the message that is ju
   await pool.close();
 });
 
+test("a message does not wait until all of another channel have been brought in", async () => {
+  const bytes = 16 * MIB, pool = Pool.create({ bytes: 3 * bytes });
+  const from = pool.alloc(bytes), into = pool.alloc(bytes), beside = pool.alloc(bytes);
+  let least = Infinity;
+  {
+    using many = await pair(pool);
+    using one = await pair(pool);
+    const last = frames(pool, beside).subarray(bytes - 1);
+    for (let round = 1; round <= 3; round++) {
+      from.bytes.fill(round);
+      const under: Promise<unknown>[] = [];
+      for (let i = 0; i < 40; i++) under.push(many.here.recv(into, { guard: "none" }));
+      under.push(one.here.recv(beside, { guard: "none" }));
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      const start = performance.now();
+      for (let i = 0; i < 40; i++) under.push(many.there.send(from, { guard: "none" }));
+      under.push(one.there.send(from, { guard: "none" }));
+      while (last[0] !== round && performance.now() - start < 5000) compute(0.1); // nobody but the doorbell's thread brings them in
+      const came = performance.now() - start;
+      await Promise.all(under);
+      least = Math.min(least, came / (performance.now() - start));
+    }
+  }
+  assert.ok(least < 0.7, `it was there after ${least} of the time of the others, at least`);
+  freeAll(from, into, beside);
+  await pool.close();
+});
+
 test("sends do not wait while a message is being brought in", async () => {
   const pool = Pool.create({ bytes: 160 * MIB });
   {

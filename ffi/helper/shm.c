@@ -241,17 +241,21 @@ static int receive_posted(struct conn *c) {
 }
 
 static void cut_off(struct conn *c, s32 me);
-static int is_large(const struct op *o) { return o->kind == OP_IN && o->len >= BACKGROUND; }
+static int waits_large(const struct conn *c) {
+  s32 i = c->rq.head;
+  return i >= 0 && G.op[i].kind == OP_IN && G.op[i].len >= BACKGROUND;
+}
 
 // For the doorbell's thread: brings messages into large buffers without the connection's lock, so that the program can
-// go on sending and receiving meanwhile. Nobody else takes a message until it has its place.
-static void carry(struct conn *c, s32 me) {
-  while (c->rq.head >= 0 && is_large(&G.op[c->rq.head]) && !c->carrying && c->state == CONN_OPEN) {
+// go on sending and receiving meanwhile. Nobody else takes a message until it has its place. Returns how many bytes.
+static u64 carry(struct conn *c, s32 me) {
+  u64 all = 0;
+  while (all < TURN && waits_large(c) && !c->carrying && c->state == CONN_OPEN) {
     s32 i = c->rq.head;
     struct op *o = &G.op[i];
     struct desc d;
-    if (next_desc(c, &d) <= 0 || d.len > o->len) return;  // see receive_posted()
-    if (head_keep(c, i, head_place(c, &d), head_length(&d))) return;
+    if (next_desc(c, &d) <= 0 || d.len > o->len) break;  // see receive_posted()
+    if (head_keep(c, i, head_place(c, &d), head_length(&d))) break;
     o->got = d.len;
     pop(&c->rq);
     c->carrying = (u32)i + 1;
@@ -263,14 +267,19 @@ static void carry(struct conn *c, s32 me) {
     consumed(c);
     o->seq = (u32)(c->rx_next - 1);
     complete(c, i, r ? -E_PROTO : 0);
-    if (r) return cut_off(c, me);
+    if (r) {
+      cut_off(c, me);
+      break;
+    }
     if (d.kind != D_EAGER) release(c, d.id);
     wake(c, WANT_SPACE | WANT_RELEASE);
     if (c->asleep) {  // it shall have this one while the next is brought in
       c->asleep = 0;
       bell_tell(c->bell);
     }
+    all += d.len;
   }
+  return all;
 }
 
 // ---- the state of a connection
@@ -401,8 +410,13 @@ static int shm_arm(struct conn *c, s32 me) {
 // The doorbell's thread was woken. It sees to large messages, because the program may compute until it touches them;
 // the rest waits for JavaScript.
 static int shm_event(struct conn *c, s32 me) {
-  do carry(c, me);
-  while (c->rq.head >= 0 && is_large(&G.op[c->rq.head]) && shm_arm(c, me));
+  u64 all = 0;
+  do all += carry(c, me);
+  while (all < TURN && waits_large(c) && shm_arm(c, me));
+  if (all >= TURN) {  // the others first
+    c->kicked = 1;
+    bell_kick(c->bell);
+  }
   return 1;
 }
 

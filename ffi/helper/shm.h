@@ -12,6 +12,7 @@
 #define EAGER_MAX (16u << 10)   // larger messages travel as pages
 #define EAGER_QUEUED (4u << 10)  // of those that had to queue, only these are copied a second time
 #define BACKGROUND (256u << 10)  // a receive into a buffer of this size is worth the doorbell's thread
+#define TURN (8ul << 20)         // bytes after which that thread looks at other connections first
 #define HEAD_SHIFT 20           // desc.head: a header's length above its offset in the eager ring
 
 enum { RING_OPEN = 1, RING_FINISHED, RING_ABORTED };           // what a side says of itself
