@@ -27,11 +27,11 @@ export function other(): "deno" | "bun" {
 
 /**
  * Those of the variants of a test that are run under this runtime. Where the file is run under both, which
- * the test runner says with MOAT_SHARED=1, each takes every other one. That is for what takes long and
- * hardly depends on the runtime.
+ * the test runner says with MOAT_SHARED=1, each takes every other one, unless there is time (MOAT_SOAK=1). That is
+ * for what takes long and hardly depends on the runtime.
  */
 export function share<T>(variants: T[]): T[] {
-  if (process.env["MOAT_SHARED"] !== "1") return variants;
+  if (process.env["MOAT_SHARED"] !== "1" || process.env["MOAT_SOAK"]) return variants;
   return variants.filter((_, i) => (i % 2 === 0) === (here === "deno"));
 }
 

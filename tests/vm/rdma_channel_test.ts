@@ -7,7 +7,7 @@ import { CmId } from "../../lib/verbs/mod.ts";
 import { processId } from "../../lib/identity.ts";
 import { encodeHello } from "../../lib/rdma/hello.ts";
 import { assertBytes, fill, pattern } from "../support/bytes.ts";
-import { Child, other } from "../support/child.ts";
+import { Child, other, share } from "../support/child.ts";
 import { pair } from "../support/pair.ts";
 
 const KIB = 1 << 10, MIB = 1 << 20, HOST = "10.9.0.1", AT = `rdma://${HOST}:0`;
@@ -22,6 +22,13 @@ function assertNothingHeld(pool: Pool): void {
   const { freeFrames, reserveFrames, bytesAvailable } = pool.stats();
   assert.equal(freeFrames, reserveFrames, "free frames");
   assert.equal(bytesAvailable, pool.byteLength, "bytes available");
+}
+
+// Tests that start processes and Workers, which takes seconds here: the runtimes share them.
+type Body = (t: { after(fn: () => void): void }) => Promise<void>;
+const started: [name: string, body: Body][] = [];
+function apart(name: string, body: Body): void {
+  started.push([name, body]);
 }
 
 test("messages of 0 bytes to 8 MiB arrive whole and in order, from the pool and from elsewhere", async () => {
@@ -205,7 +212,7 @@ test("an AbortSignal takes a receive back: the buffer opens, and the message goe
   await sent;
 });
 
-test("messages move on while this thread computes, without the event loop", async (t) => {
+apart("messages move on while this thread computes, without the event loop", async (t) => {
   await using pool = Pool.create({ bytes: 8 * MIB });
   await using listener = await listen(AT, { pool });
   new Child(t, "sender", [listener.address], other());
@@ -223,24 +230,27 @@ test("messages move on while this thread computes, without the event loop", asyn
   channel.abort();
 });
 
-test("a peer that is killed while a handler waits: the page opens and the receive rejects", async (t) => {
-  await using pool = Pool.create({ bytes: 8 * MIB });
-  await using listener = await listen(AT, { pool });
-  const child = new Child(t, "sender", [listener.address], other());
-  const channel = await listener.accept();
-  using buf = pool.alloc(MIB), sending = pool.alloc(MIB);
-  const order = { after: 60_000, messages: [] };
-  await channel.send(new TextEncoder().encode(JSON.stringify(order)));
-  const got = assert.rejects(channel.recv(buf), code("PEER_LOST"));
-  const sent = assert.rejects(channel.send(sending, { guard: "wait" }), code("PEER_LOST"));
-  child.process.kill("SIGKILL");
-  assert.equal(buf.bytes[0], 0); // waits for a message that never comes
-  sending.bytes[0] = 1;
-  await Promise.all([got, sent]);
-  await channel.close();
-});
+apart(
+  "a peer that is killed while a handler waits: the page opens and the receive rejects",
+  async (t) => {
+    await using pool = Pool.create({ bytes: 8 * MIB });
+    await using listener = await listen(AT, { pool });
+    const child = new Child(t, "sender", [listener.address], other());
+    const channel = await listener.accept();
+    using buf = pool.alloc(MIB), sending = pool.alloc(MIB);
+    const order = { after: 60_000, messages: [] };
+    await channel.send(new TextEncoder().encode(JSON.stringify(order)));
+    const got = assert.rejects(channel.recv(buf), code("PEER_LOST"));
+    const sent = assert.rejects(channel.send(sending, { guard: "wait" }), code("PEER_LOST"));
+    child.process.kill("SIGKILL");
+    assert.equal(buf.bytes[0], 0); // waits for a message that never comes
+    sending.bytes[0] = 1;
+    await Promise.all([got, sent]);
+    await channel.close();
+  },
+);
 
-test("a send under way to a peer that is killed rejects with what the device said", async (t) => {
+apart("a send under way to a peer that is killed rejects with what the device said", async (t) => {
   await using pool = Pool.create({ bytes: 32 * MIB });
   await using listener = await listen(AT, { pool });
   const child = new Child(t, "sender", [listener.address], other());
@@ -355,26 +365,29 @@ test("what is not the protocol cuts the connection off with PEER_PROTOCOL", asyn
   }
 });
 
-test("a Worker terminated with a channel open: its peer is told, and nothing crashes", async () => {
-  await using pool = Pool.create({ bytes: MIB });
-  await using listener = await listen(AT, { pool });
-  for (let i = 0; i < 2; i++) {
-    const worker = new Worker(new URL("../programs/terminated.ts", import.meta.url), {
-      workerData: listener.address,
-    });
-    const ready = once(worker, "message");
-    const channel = await listener.accept();
-    using first = await channel.recv();
-    assert.deepEqual([...first!.bytes], [1, 2, 3]);
-    await ready;
-    const told = assert.rejects(channel.recv(), code("PEER_LOST"));
-    await worker.terminate();
-    await told;
-    await channel.close();
-  }
-});
+apart(
+  "a Worker terminated with a channel open: its peer is told, and nothing crashes",
+  async () => {
+    await using pool = Pool.create({ bytes: MIB });
+    await using listener = await listen(AT, { pool });
+    for (let i = 0; i < 2; i++) {
+      const worker = new Worker(new URL("../programs/terminated.ts", import.meta.url), {
+        workerData: listener.address,
+      });
+      const ready = once(worker, "message");
+      const channel = await listener.accept();
+      using first = await channel.recv();
+      assert.deepEqual([...first!.bytes], [1, 2, 3]);
+      await ready;
+      const told = assert.rejects(channel.recv(), code("PEER_LOST"));
+      await worker.terminate();
+      await told;
+      await channel.close();
+    }
+  },
+);
 
-test("an idle connection over rdma:// with a pending receive uses no CPU", async (t) => {
+apart("an idle connection over rdma:// with a pending receive uses no CPU", async (t) => {
   const child = new Child(t, "loop", ["idle", AT]);
   const { microseconds } = await child.next<{ microseconds: number }>();
   // Under software emulation everything is slow; a loop that polled would still use a million.
@@ -382,13 +395,18 @@ test("an idle connection over rdma:// with a pending receive uses no CPU", async
   assert.equal((await child.exit).code, 0);
 });
 
-test("what is pending over rdma:// keeps the process alive, unless it is unreferenced", async (t) => {
-  const said = { held: '{"got":5}', open: '"open"', unref: '"unreferenced"', reref: '{"got":6}' };
-  // At once, because starting takes the time.
-  await Promise.all(
-    Object.entries(said).map(async ([name, expected]) => {
-      const { code, stdout, stderr } = await new Child(t, "loop", [name, AT]).exit;
-      assert.deepEqual([code, stdout.trim()], [0, expected], `${name}: ${stderr}`);
-    }),
-  );
-});
+apart(
+  "what is pending over rdma:// keeps the process alive, unless it is unreferenced",
+  async (t) => {
+    const said = { held: '{"got":5}', open: '"open"', unref: '"unreferenced"', reref: '{"got":6}' };
+    // At once, because starting takes the time.
+    await Promise.all(
+      Object.entries(said).map(async ([name, expected]) => {
+        const { code, stdout, stderr } = await new Child(t, "loop", [name, AT]).exit;
+        assert.deepEqual([code, stdout.trim()], [0, expected], `${name}: ${stderr}`);
+      }),
+    );
+  },
+);
+
+for (const [name, body] of share(started)) test(name, body);
