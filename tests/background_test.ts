@@ -1,51 +1,15 @@
 // Large receives into a buffer over shm:// are brought in by the doorbell's thread, while the program computes or goes
 // on sending and receiving.
 import assert from "node:assert/strict";
-import { Buffer } from "node:buffer";
 import { test } from "node:test";
 import { runtime } from "../ffi/runtime.ts";
 import { coreOf } from "../lib/memory/pool.ts";
-import { type Channel, type Fault, listen, MoatError, Pool, type PoolBuffer } from "../mod.ts";
-import type { Order } from "./programs/sender.ts";
+import { type Channel, type Fault, MoatError, Pool, type PoolBuffer } from "../mod.ts";
 import { assertBytes, fill, pattern, same } from "./support/bytes.ts";
-import { Child, freshAddress, other } from "./support/child.ts";
 import { pair } from "./support/pair.ts";
+import { sender } from "./support/sender.ts";
 
 const KIB = 1 << 10, MIB = 1 << 20;
-
-interface Ends {
-  pool: Pool;
-  channel: Channel;
-  order(messages: Order["messages"]): void;
-  close(): Promise<void>;
-}
-
-/** A channel to a process that sends what it is told. */
-async function sender(t: { after(fn: () => void): void }, bytes: number): Promise<Ends> {
-  const pool = Pool.create({ bytes }), address = freshAddress();
-  const listener = await listen(address, { pool });
-  const child = new Child(t, "sender", [address], other());
-  const channel = await Promise.race([
-    listener.accept(),
-    child.exit.then(({ stderr }) => Promise.reject(new Error(`the sender ended: ${stderr}`))),
-  ]);
-  await listener.close();
-  return {
-    pool,
-    channel,
-    order: (messages) => void channel.send(Buffer.from(JSON.stringify({ after: 0, messages }))),
-    async close(): Promise<void> {
-      await channel.close();
-      assertNothingHeld(pool);
-      await pool.close();
-    },
-  };
-}
-
-function assertNothingHeld(pool: Pool): void {
-  const { freeFrames, reserveFrames } = pool.stats();
-  assert.equal(freeFrames, reserveFrames, "free frames at the end");
-}
 
 /** A buffer as a device sees it. Nothing has been swapped or written in flight: its frames are where it was made. */
 function frames(pool: Pool, buf: PoolBuffer): Uint8Array {
@@ -59,14 +23,14 @@ function compute(ms: number): void {
 }
 
 test("a message is there when a program that only computed touches its buffer", async (t) => {
-  const { pool, channel, order, close } = await sender(t, 16 * MIB), bytes = 4 * MIB;
+  const { pool, channel, order, close } = await sender(t, { bytes: 16 * MIB }), bytes = 4 * MIB;
   const bufs = [pool.alloc(bytes), pool.alloc(bytes)];
   const received: Promise<unknown>[] = [];
   const faults: Fault[] = [];
   pool.onFault = (fault): void => void faults.push(fault);
   for (let round = 0; round < 3; round++) {
     for (const buf of bufs) received.push(channel.recv(buf));
-    order([{ seed: round, bytes }, { seed: round + 1, bytes }]);
+    order({ after: 0, messages: [{ seed: round, bytes }, { seed: round + 1, bytes }] });
     // A look at the frames themselves, which are never guarded.
     const last = frames(pool, bufs[1]!).subarray(bytes - 8),
       sent = pattern(round + 1, bytes).subarray(bytes - 8);
@@ -82,7 +46,7 @@ test("a message is there when a program that only computed touches its buffer", 
 });
 
 test("messages of all sizes come into large buffers in their order", async (t) => {
-  const { pool, channel, order, close } = await sender(t, 64 * MIB);
+  const { pool, channel, order, close } = await sender(t, { bytes: 64 * MIB });
   const sizes = [
     1,
     2 * MIB,
@@ -104,7 +68,7 @@ test("messages of all sizes come into large buffers in their order", async (t) =
         return result?.bytes;
       })
     );
-    order(messages);
+    order({ after: 0, messages });
     if (round % 2) compute(300);
     assert.deepEqual(await Promise.all(received), sizes);
     assert.deepEqual(done, [...sizes.keys()], "the order in which they resolved");

@@ -3,51 +3,19 @@ import { Buffer } from "node:buffer";
 import { once } from "node:events";
 import { after, before, test } from "node:test";
 import { Worker } from "node:worker_threads";
-import { type Channel, GuardTimeoutError, listen, Pool, type PoolOptions } from "../mod.ts";
+import { GuardTimeoutError, listen, Pool } from "../mod.ts";
 import type { Task } from "./programs/reader.ts";
 import type { Order } from "./programs/sender.ts";
 import { assertBytes, fill, pattern, sha256 } from "./support/bytes.ts";
-import { Child, freshAddress, other } from "./support/child.ts";
+import { freshAddress } from "./support/child.ts";
 import { pair } from "./support/pair.ts";
+import { assertNothingHeld, type Sender, sender } from "./support/sender.ts";
 
 const KIB = 1 << 10, MIB = 1 << 20;
 
 // How long the other side waits before it sends, in milliseconds: long enough for the access that is to
 // wait to come first.
 const MOMENT = 100;
-
-/** A channel to a process that sends what it is told. */
-interface Sender {
-  pool: Pool;
-  channel: Channel;
-  order(order: Order): void;
-  close(): Promise<void>;
-}
-
-async function sender(
-  scope: { after(fn: () => void): void },
-  options: PoolOptions = { bytes: 16 * MIB },
-): Promise<Sender> {
-  const pool = Pool.create(options), address = freshAddress();
-  const listener = await listen(address, { pool });
-  const child = new Child(scope, "sender", [address], other());
-  const channel = await Promise.race([
-    listener.accept(),
-    child.exit.then(({ stderr }) => Promise.reject(new Error(`the sender ended: ${stderr}`))),
-  ]);
-  await listener.close();
-  return {
-    pool,
-    channel,
-    // Published before this returns: the other side acts on it whatever this thread does next.
-    order: (order) => void channel.send(Buffer.from(JSON.stringify(order))),
-    async close(): Promise<void> {
-      await channel.close();
-      assertNothingHeld(pool);
-      await pool.close();
-    },
-  };
-}
 
 // One process for all tests that need nothing special of it.
 let shared: Sender;
@@ -63,11 +31,6 @@ after(async () => {
 
 // Accesses that have waited.
 const waits = (): number => shared.pool.stats().waits.count;
-
-function assertNothingHeld(pool: Pool): void {
-  const { freeFrames, reserveFrames } = pool.stats();
-  assert.equal(freeFrames, reserveFrames, "free frames at the end");
-}
 
 // ---- reads of a pending buffer
 

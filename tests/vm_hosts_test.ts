@@ -6,7 +6,7 @@ import { cleanUp, createLink, startVm, type Vm } from "../tools/vm/vm.ts";
 import { command, here, other } from "./support/child.ts";
 
 const supported = process.arch === "x64", MIB = 1 << 20;
-const BYTES = (process.env["MOAT_SOAK"] ? 64 : 16) * MIB;
+const BYTES = (process.env["MOAT_SOAK"] ? 64 : 8) * MIB;
 const PROGRAM = fileURLToPath(new URL("programs/transfer.ts", import.meta.url));
 const address = (port: number): string => `rdma://10.9.0.1:${port}`;
 

@@ -71,8 +71,8 @@ function demo(): void {
 }
 
 const programs: [string, () => void][] = [
-  ["mpirun: ranks on both runtimes shuffle over rdma://", shuffle],
   ["key_value: no GET returns what is torn, and the server knows of none", keyValue],
+  ["mpirun: ranks on both runtimes shuffle over rdma://", shuffle],
   ['the demo over rdma:// arrives intact with "cow" and corrupted with "none"', demo],
 ];
 for (const [name, program] of share(programs)) test(name, program);

@@ -3,6 +3,7 @@ import { execFileSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import process from "node:process";
 import { test } from "node:test";
+import { share } from "../support/child.ts";
 import { type Channel, connect, listen, Pool } from "../../mod.ts";
 import { helper, QUERY } from "../../ffi/helper.ts";
 import { assertBytes, pattern } from "../support/bytes.ts";
@@ -77,7 +78,8 @@ async function settled(pool: Pool, wanted: Record<string, number>): Promise<void
 }
 
 const soak = process.env["MOAT_SOAK"] === "1";
-for (const [connections, rounds] of soak ? [[200, 20]] as const : [[100, 1], [10, 3]] as const) {
+const sizes = soak ? [[200, 20]] as const : [[10, 3], [100, 1]] as const;
+for (const [connections, rounds] of share([...sizes])) {
   test(`${connections} connections on one pool, opened and closed in any order ${rounds} times, leave nothing`, async () => {
     await using pool = Pool.create({ bytes: 16 << 20 });
     await round(pool, 2, 1); // libraries, the registration of the pool, the doorbell
