@@ -25,7 +25,8 @@ export const ERROR_CODES = {
   GUARD_TIMEOUT: "An access waited for an operation longer than the pool's guardTimeout",
   ADDRESS_IN_USE: "Somebody listens at this address already",
   CONNECTION_REFUSED: "Nobody listens at this address",
-  PERMISSION_DENIED: "The other side is another user, or a file may not be accessed",
+  PERMISSION_DENIED:
+    "The other side is another user, a file may not be accessed, or Deno may not call C",
   TIMED_OUT: "The other side did not answer in time",
   CHANNEL_CLOSED: "The channel has been closed, here or by the peer",
   ABORTED: "The channel was aborted here",
@@ -89,17 +90,17 @@ export class MoatError extends Error {
   /** How to mend it, for people. */
   readonly hint: string | undefined;
   /** The errno of the system call, if one failed. */
-  readonly errno: number | undefined;
+  declare readonly errno: number | undefined;
   /** The status of a completion (`IBV_WC_…` without the prefix) or of a connection event. */
-  readonly status: string | undefined;
+  declare readonly status: string | undefined;
   /** The operation of the work request that failed (`IBV_WR_…` without the prefix, or `RECV`). */
-  readonly opcode: string | undefined;
+  declare readonly opcode: string | undefined;
   /** The number of the queue pair. */
-  readonly qpNum: number | undefined;
+  declare readonly qpNum: number | undefined;
   /** The device's own code for the error. */
-  readonly vendorError: number | undefined;
+  declare readonly vendorError: number | undefined;
   /** The other side: its address and port, or its queue pair. */
-  readonly peer: string | undefined;
+  declare readonly peer: string | undefined;
   /** True if this request did not fail itself: an earlier one did, which is the `cause`. */
   readonly flushed: boolean;
 
@@ -111,13 +112,14 @@ export class MoatError extends Error {
     );
     this.code = code;
     this.hint = options.hint;
-    this.errno = options.errno;
-    this.status = options.status;
-    this.opcode = options.opcode;
-    this.qpNum = options.qpNum;
-    this.vendorError = options.vendorError;
-    this.peer = options.peer;
     this.flushed = options.flushed ?? false;
+    // What is not there is not set: runtimes print every property of an error that nobody catches.
+    if (options.errno !== undefined) this.errno = options.errno;
+    if (options.status !== undefined) this.status = options.status;
+    if (options.opcode !== undefined) this.opcode = options.opcode;
+    if (options.qpNum !== undefined) this.qpNum = options.qpNum;
+    if (options.vendorError !== undefined) this.vendorError = options.vendorError;
+    if (options.peer !== undefined) this.peer = options.peer;
   }
 }
 

@@ -4,8 +4,16 @@
  * @module
  */
 
+// The parts of the runtimes used here: each has no types where the other's users check this file.
+interface DenoFfi {
+  UnsafePointer: { create(address: bigint): object | null };
+  UnsafeFnPointer: new (pointer: object, declaration: typeof QUERY) => {
+    call(first: object, second: null, out: Uint8Array, bytes: bigint): number;
+  };
+}
+
 interface Globals {
-  Deno?: typeof Deno;
+  Deno?: DenoFfi;
   process: { getBuiltinModule(name: string): unknown };
 }
 
@@ -28,11 +36,9 @@ const QUERY = { parameters: ["pointer", "pointer", "buffer", "usize"], result: "
 export function callQuery(address: number, first: number, out: Uint8Array): number {
   const { Deno, process } = globalThis as unknown as Globals;
   if (Deno) {
-    const pointer = <T>(n: number): Deno.PointerObject<T> =>
-      Deno.UnsafePointer.create(BigInt(n)) as Deno.PointerObject<T>;
+    const pointer = (n: number): object => Deno.UnsafePointer.create(BigInt(n))!;
     const call = new Deno.UnsafeFnPointer(pointer(address), QUERY);
-    const bytes = out as Uint8Array<ArrayBuffer>;
-    return call.call(pointer(first), null, bytes, BigInt(out.byteLength));
+    return call.call(pointer(first), null, out, BigInt(out.byteLength));
   }
   const { CFunction } = process.getBuiltinModule("bun:ffi") as BunFfi;
   const call = CFunction({

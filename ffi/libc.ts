@@ -102,7 +102,8 @@ export const LIBC_PATHS: readonly string[] = [
 /**
  * Opens the first library of a list that can be opened.
  *
- * @throws {MoatError} `LIBRARY_NOT_FOUND` with every path that was tried and what the loader said.
+ * @throws {MoatError} `LIBRARY_NOT_FOUND` with every path that was tried and what the loader said;
+ * `PERMISSION_DENIED` if Deno may not open libraries.
  */
 export function openFirst<S extends Symbols>(
   what: string,
@@ -115,6 +116,12 @@ export function openFirst<S extends Symbols>(
     try {
       return runtime().open(path, wanted);
     } catch (error) {
+      if (error instanceof Error && error.name === "NotCapable") {
+        throw new MoatError("PERMISSION_DENIED", "Deno's permission for FFI has not been granted", {
+          cause: error,
+          hint: "run it with --allow-ffi, for all paths: deno run --allow-ffi SCRIPT",
+        });
+      }
       said.push(`${path} (${error instanceof Error ? error.message.split("\n")[0] : error})`);
     }
   }

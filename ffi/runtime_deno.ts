@@ -6,7 +6,23 @@
 import { Socket } from "node:net";
 import type { CType, Functions, Runtime, Symbols } from "./runtime.ts";
 
-const TYPES: Record<CType, Deno.NativeResultType> = {
+// The part of Deno used here. Its types are not there where another runtime's users check this file.
+interface DenoFfi {
+  dlopen(path: string, symbols: Record<string, { parameters: string[]; result: string }>): {
+    symbols: Record<string, Native>;
+  };
+  UnsafePointer: {
+    create(address: bigint): object | null;
+    value(pointer: object | null): bigint | number;
+    of(view: Uint8Array): object | null;
+  };
+  UnsafePointerView: { getArrayBuffer(pointer: object, bytes: number): ArrayBuffer };
+}
+
+const { dlopen, UnsafePointer, UnsafePointerView } =
+  (globalThis as unknown as { Deno?: DenoFfi }).Deno ?? {} as DenoFfi;
+
+const TYPES: Record<CType, string> = {
   void: "void",
   i32: "i32",
   u32: "u32",
@@ -25,14 +41,14 @@ function wrap(fn: Native, parameters: readonly CType[], result: CType): Native {
     type === "size"
       ? (value: unknown): unknown => BigInt(value as number)
       : type === "address"
-      ? (value: unknown): unknown => Deno.UnsafePointer.create(BigInt(value as number))
+      ? (value: unknown): unknown => UnsafePointer.create(BigInt(value as number))
       : undefined
   );
   const outward = result === "size"
     ? (value: unknown): unknown => Number(BigInt.asIntN(64, BigInt(value as bigint)))
     : result === "address"
     ? (value: unknown): unknown =>
-      Number(BigInt.asIntN(64, Deno.UnsafePointer.value(value as Deno.PointerValue)))
+      Number(BigInt.asIntN(64, BigInt(UnsafePointer.value(value as object | null))))
     : undefined;
   if (!outward && inward.every((f) => f === undefined)) return fn;
   return (...args) => {
@@ -45,17 +61,17 @@ function wrap(fn: Native, parameters: readonly CType[], result: CType): Native {
 }
 
 function open<S extends Symbols>(path: string, symbols: S): Functions<S> {
-  const foreign: Record<string, Deno.ForeignFunction> = {};
+  const foreign: Record<string, { parameters: string[]; result: string }> = {};
   for (const [name, { parameters, result }] of Object.entries(symbols)) {
     foreign[name] = {
-      parameters: parameters.map((type) => TYPES[type] as Deno.NativeType),
+      parameters: parameters.map((type) => TYPES[type]),
       result: TYPES[result],
     };
   }
-  const library = Deno.dlopen(path, foreign);
+  const library = dlopen(path, foreign);
   const functions: Record<string, Native> = {};
   for (const [name, { parameters, result }] of Object.entries(symbols)) {
-    functions[name] = wrap(library.symbols[name] as unknown as Native, parameters, result);
+    functions[name] = wrap(library.symbols[name]!, parameters, result);
   }
   return functions as unknown as Functions<S>;
 }
@@ -71,13 +87,9 @@ export function openDeno(version: string): Runtime {
     name: "deno",
     version,
     open,
-    addressOf: (view) =>
-      Number(Deno.UnsafePointer.value(Deno.UnsafePointer.of(view as Uint8Array<ArrayBuffer>))),
+    addressOf: (view) => Number(UnsafePointer.value(UnsafePointer.of(view))),
     viewOf: (address, bytes) =>
-      Deno.UnsafePointerView.getArrayBuffer(
-        Deno.UnsafePointer.create(BigInt(address)) as Deno.PointerObject,
-        bytes,
-      ),
+      UnsafePointerView.getArrayBuffer(UnsafePointer.create(BigInt(address))!, bytes),
     onBytes,
   };
 }

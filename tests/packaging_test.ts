@@ -67,6 +67,36 @@ function assertRan({ status, stdout, stderr }: Ran, expected = PRINTED): void {
 }
 
 if (here === "deno") {
+  test("without the permission for FFI, or with it for one path, the error says what to grant", async () => {
+    const source = program(join(ROOT, "mod.ts"));
+    writeFileSync(join(directory, "denied.ts"), `import process from "node:process";\n${source}`);
+    for (const flags of [[], ["--allow-ffi=/nowhere"]]) {
+      const words = [...command("deno"), "run", "--no-prompt", "--no-check", ...flags, "denied.ts"];
+      const { status, stderr } = await run(words, directory);
+      assert.equal(status, 1);
+      assert.match(
+        stderr,
+        /permission for FFI has not been granted: run it with --allow-ffi, for all paths/,
+      );
+    }
+  });
+
+  test("with the permission for FFI alone localhost is found, and other names say what they need", async () => {
+    const source = `import { connect, listen, Pool } from ${JSON.stringify(join(ROOT, "mod.ts"))};
+const pool = Pool.create({ bytes: 1 << 20 });
+const listener = await listen("tcp://localhost:0", { pool });
+const channel = await connect(listener.address.replace("127.0.0.1", "localhost"), { pool });
+await connect("tcp://example.com:1", { pool }).catch((error) => console.log(error.message));
+console.log(channel.closed);
+Deno.exit(0);
+`;
+    writeFileSync(join(directory, "names.ts"), source);
+    const flags = ["--no-prompt", "--no-check", "--allow-ffi"];
+    const ran = await run([...command("deno"), "run", ...flags, "names.ts"], directory);
+    const hint = "run it with --allow-net, or pass a numeric address";
+    assertRan(ran, `the host "example.com" may not be looked up: ${hint}\nfalse\n`);
+  });
+
   test("an https import works, with the permission for FFI alone, and from the cache with the server down", async (t) => {
     const files = publishedFiles(command("deno")[0]!);
     const [key, certificate] = ["key.pem", "certificate.pem"].map((name) => join(directory, name));
@@ -150,6 +180,27 @@ if (here === "deno") {
       'import { openDevice } from "@moat/rdma/verbs";\nconsole.log(typeof openDevice);\n',
     );
     assertRan(await run([bun!, "verbs.ts"], cwd), "function\n");
+
+    // A project's type check looks into it, too: these are sources, not declarations.
+    const types = ["typescript@7.0.2", "@types/bun@1.4.4"];
+    const tools = await run([bun!, "add", "-d", ...types], cwd, env);
+    assert.equal(tools.status, 0, tools.stderr);
+    const compilerOptions = {
+      ...{ lib: ["ESNext"], target: "ESNext", module: "Preserve", types: ["bun"] },
+      ...{ moduleResolution: "bundler", allowImportingTsExtensions: true, noEmit: true },
+      ...{ strict: true, noUncheckedIndexedAccess: true, noImplicitOverride: true },
+    };
+    writeFileSync(join(cwd, "tsconfig.json"), JSON.stringify({ compilerOptions }));
+    writeFileSync(
+      join(cwd, "types.ts"),
+      'import { doctor } from "@moat/rdma/doctor";\nimport { Pool } from "@moat/rdma";\n' +
+        'import { openDevice } from "@moat/rdma/verbs";\nvoid [doctor, Pool, openDevice];\n',
+    );
+    const checked = await run([join(cwd, "node_modules/.bin/tsc"), "--noEmit"], cwd);
+    const wrong = checked.stdout.split("\n").filter((line) => !/^(main|verbs)\.ts/.test(line)).join(
+      "\n",
+    );
+    assert.equal(wrong.trim(), "");
 
     // The helper is inside the executable: it needs none of the files it was made of.
     const built = await run([bun!, "build", "--compile", "main.ts", "--outfile", "main"], cwd);

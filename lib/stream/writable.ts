@@ -49,7 +49,8 @@ class Window {
 export function writableOf(bytes: Bytes): WritableStream<Chunk> {
   const window = new Window();
   return new WritableStream<Chunk>({
-    start({ signal }): void {
+    start(controller): void {
+      const { signal } = controller as unknown as { signal: AbortSignal }; // not in every runtime's types
       // The stream calls abort() below only when the write under way has ended, and it may wait for the peer.
       signal.addEventListener("abort", () => bytes.abort(signal.reason), { once: true });
     },

@@ -24,6 +24,17 @@ export async function numericHost(host: string): Promise<string> {
   try {
     return (await lookup(host)).address;
   } catch (error) {
+    if ((error as { code?: unknown }).code === "EPERM") { // Deno's permission, which only names need
+      if (host === "localhost") return "127.0.0.1";
+      throw new MoatError(
+        "ADDRESS_ERROR",
+        `the host ${JSON.stringify(host)} may not be looked up`,
+        {
+          cause: error,
+          hint: "run it with --allow-net, or pass a numeric address",
+        },
+      );
+    }
     throw new MoatError("ADDRESS_ERROR", `the host ${JSON.stringify(host)} is not known`, {
       cause: error,
       hint: "pass a numeric address, or a name that /etc/hosts or DNS knows",

@@ -131,11 +131,12 @@ const ADVICE = {
   },
   PERMISSION_DENIED: {
     when:
-      "The listener of an `shm://` address is another user's; a file may not be read or written; or a " +
-      "file was not opened for what is asked of it.",
+      "The listener of an `shm://` address is another user's; a file may not be read or written; a " +
+      "file was not opened for what is asked of it; or Deno was started without `--allow-ffi`, or with it " +
+      "for some paths only.",
     then:
       "`listen(address, { uids: [1000] })` lets that user in, and both sides have to say so. For " +
-      "files: their mode, or `{ write: true }`.",
+      "files: their mode, or `{ write: true }`. For Deno: `deno run --allow-ffi SCRIPT`.",
   },
   TIMED_OUT: {
     when: "A step of connecting took longer than `timeout` (10 s).",

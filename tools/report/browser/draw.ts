@@ -5,7 +5,7 @@
  *
  * @module
  */
-import * as Plot from "@observablehq/plot@0.6.17";
+import * as Plot from "npm:@observablehq/plot@0.6.17";
 import type { Quantiles } from "../../../bench/results.ts";
 import { type Axis, type Chart, type Panel, type Point, rowsOf, seriesOf } from "../chart.ts";
 import { number, quantity, tick } from "../format.ts";
