@@ -49,7 +49,9 @@ interface Ran {
 }
 
 async function run(words: string[], cwd: string, env: Record<string, string> = {}): Promise<Ran> {
-  const child: ChildProcess = spawn(words[0]!, words.slice(1), {
+  // By a shell: a program that Deno starts as itself gets permissions that it was not given here.
+  const line = words.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(" ");
+  const child: ChildProcess = spawn("sh", ["-c", `exec ${line}`], {
     cwd,
     env: { ...process.env, NO_COLOR: "1", ...env },
     stdio: ["ignore", "pipe", "pipe"],

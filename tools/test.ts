@@ -69,6 +69,7 @@ const CHECKS: Record<string, string[]> = {
  * VMs: nothing runs beside them.
  */
 const ALONE = [
+  "background",
   "buffer",
   "channel",
   "event_loop",

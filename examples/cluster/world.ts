@@ -87,6 +87,7 @@ export class World implements AsyncDisposable {
     await Promise.all(this.others.map(async (rank) => {
       try {
         const sent = this.to(rank).send(new TextEncoder().encode(own));
+        sent.catch(() => {}); // told below, unless the receive fails first
         using message = await this.to(rank).recv();
         if (!message) throw new Error("it closed its channel");
         texts[rank] = new TextDecoder().decode(message.bytes);
