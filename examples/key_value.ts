@@ -25,8 +25,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { MoatError } from "../mod.ts";
 import { openDevice } from "../lib/verbs/mod.ts";
-import { again, number, oneOf, run, size, UsageError } from "./support/program.ts";
-import { Client, turn } from "./verbs/key_value_client.ts";
+import { again, number, oneOf, run, size, turn, UsageError } from "./support/program.ts";
+import { Client } from "./verbs/key_value_client.ts";
 import { readUnchecked } from "./verbs/key_value_table.ts";
 import { serve } from "./verbs/key_value_server.ts";
 

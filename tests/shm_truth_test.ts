@@ -5,13 +5,12 @@ import {
   type Channel,
   type Guard,
   GuardTimeoutError,
-  listen,
-  Pool,
+  type Pool,
   type PoolOptions,
 } from "../mod.ts";
 import type { Answer, Order } from "./programs/witness.ts";
 import { assertBytes, fill, pattern, sha256 } from "./support/bytes.ts";
-import { Child, freshAddress, other } from "./support/child.ts";
+import { childChannel } from "./support/child_channel.ts";
 import { pair } from "./support/pair.ts";
 
 const KIB = 1 << 10, MIB = 1 << 20;
@@ -40,14 +39,7 @@ async function witness(
   scope: { after(fn: () => void): void },
   options: PoolOptions,
 ): Promise<Witness> {
-  const pool = Pool.create(options), address = freshAddress();
-  const listener = await listen(address, { pool });
-  const child = new Child(scope, "witness", [address], other());
-  const channel = await Promise.race([
-    listener.accept(),
-    child.exit.then(({ stderr }) => Promise.reject(new Error(`the witness ended: ${stderr}`))),
-  ]);
-  await listener.close();
+  const { pool, channel } = await childChannel(scope, "witness", options);
   return {
     pool,
     channel,

@@ -20,7 +20,7 @@
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { type Guard, type Message, Pool } from "../../mod.ts";
-import { number, oneOf, rate, run, size } from "../support/program.ts";
+import { number, oneOf, rate, run, size, turn } from "../support/program.ts";
 import { findPlace, PLACE_HELP, PLACE_OPTIONS } from "./place.ts";
 import { join, type World } from "./world.ts";
 
@@ -208,10 +208,6 @@ async function receive(world: World, from: number): Promise<Tally> {
       tally.sum = (tally.sum + hash(words, at)) >>> 0;
     }
   }
-}
-
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }
 
 /** The rank that a key belongs to: each has an equal part of all keys, in their order. */

@@ -115,3 +115,11 @@ export function again(url: string, args: string[]): Again {
 export function rate(bytes: number, milliseconds: number): string {
   return `${(bytes / milliseconds / 1e6).toFixed(2)} GB/s`;
 }
+
+/**
+ * Lets the event loop have a turn. What is there already is handed over without one, often many times in a row, and
+ * who goes on and on keeps everybody else in this process from theirs.
+ */
+export function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}

@@ -128,14 +128,6 @@ export class Client implements Disposable {
   }
 }
 
-/**
- * Lets the event loop have a turn. A completion that is there already is handed over without one, and who goes
- * on and on would keep everybody else in this process from theirs.
- */
-export function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
-}
-
 interface Connection {
   readonly id: CmId;
   readonly pd: ProtectionDomain;

@@ -14,7 +14,7 @@ import { connect, type Guard, Pool } from "../../mod.ts";
 import { coreOf } from "../../lib/memory/pool.ts";
 import { ringOf } from "../../lib/ring.ts";
 import { fill, sha256 } from "../support/bytes.ts";
-import { forbidUring } from "../support/seccomp.ts";
+import { forbidIoUring } from "../support/no_io_uring.ts";
 
 /** What to do. */
 export type Order =
@@ -35,7 +35,7 @@ export interface Result {
 }
 
 const [address, errno] = process.argv.slice(2) as [string, string | undefined];
-if (errno) forbidUring(Number(errno));
+if (errno) forbidIoUring(Number(errno));
 const MIB = 1 << 20;
 const pool = Pool.create({ bytes: 80 * MIB, reserve: 48 * MIB });
 // A ring that is there is used, also where it is of no use.

@@ -5,9 +5,9 @@
  */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { type Channel, listen, Pool, type PoolOptions } from "../../mod.ts";
+import type { Channel, Pool, PoolOptions } from "../../mod.ts";
 import type { Order } from "../programs/sender.ts";
-import { Child, freshAddress, other } from "./child.ts";
+import { childChannel } from "./child_channel.ts";
 
 /** A channel to a process that sends what it is told. */
 export interface Sender {
@@ -22,14 +22,7 @@ export async function sender(
   scope: { after(fn: () => void): void },
   options: PoolOptions = { bytes: 16 << 20 },
 ): Promise<Sender> {
-  const pool = Pool.create(options), address = freshAddress();
-  const listener = await listen(address, { pool });
-  const child = new Child(scope, "sender", [address], other());
-  const channel = await Promise.race([
-    listener.accept(),
-    child.exit.then(({ stderr }) => Promise.reject(new Error(`the sender ended: ${stderr}`))),
-  ]);
-  await listener.close();
+  const { pool, channel } = await childChannel(scope, "sender", options);
   return {
     pool,
     channel,
