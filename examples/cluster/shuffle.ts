@@ -19,7 +19,7 @@
  */
 import process from "node:process";
 import { parseArgs } from "node:util";
-import { type Guard, type Message, Pool } from "../../mod.ts";
+import { type Guard, Pool } from "../../mod.ts";
 import { number, oneOf, rate, run, size, turn } from "../support/program.ts";
 import { findPlace, PLACE_HELP, PLACE_OPTIONS } from "./place.ts";
 import { join, type World } from "./world.ts";
@@ -148,9 +148,7 @@ async function send(world: World, pool: Pool, work: Work): Promise<Tally[]> {
     filled[to] = 0;
     if (to === rank || bytes.length === 0) return; // one's own records stay here
     const queue = flying[to]!;
-    const sent = world.to(to).send(bytes, { guard }).catch((error) => {
-      throw world.lost(to, error);
-    });
+    const sent = world.send(to, bytes, { guard });
     sent.catch(() => {}); // told when it is waited for
     queue.push(sent);
     // Not for the buffer, which may be written to at once, but so as not to be far ahead of a slow receiver.
@@ -172,7 +170,7 @@ async function send(world: World, pool: Pool, work: Work): Promise<Tally[]> {
   }
   for (const to of world.others) {
     await flush(to);
-    flying[to]!.push(world.to(to).send(new Uint8Array(0))); // that was all
+    flying[to]!.push(world.send(to, new Uint8Array(0))); // that was all
   }
   await Promise.all(flying.flat());
   return tallies;
@@ -180,16 +178,9 @@ async function send(world: World, pool: Pool, work: Work): Promise<Tally[]> {
 
 /** Takes what another process sends, until an empty message, and looks at each record. */
 async function receive(world: World, from: number): Promise<Tally> {
-  const tally: Tally = { records: 0, sum: 0 }, channel = world.to(from);
+  const tally: Tally = { records: 0, sum: 0 };
   for (;;) {
-    let message: Message | null;
-    try {
-      message = await channel.recv();
-      if (!message) throw new Error("it closed its channel in the middle");
-    } catch (error) {
-      throw world.lost(from, error);
-    }
-    using arrived = message;
+    using arrived = await world.recv(from);
     if (arrived.byteLength === 0) return tally;
     const { buffer, byteOffset, byteLength } = arrived.bytes;
     const words = byteOffset % 4 === 0

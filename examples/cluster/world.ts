@@ -5,7 +5,17 @@
  */
 import { hostname } from "node:os";
 import process from "node:process";
-import { type Channel, connect, listen, type Listener, type Pool } from "../../mod.ts";
+import { setTimeout as sleep } from "node:timers/promises";
+import {
+  type Channel,
+  connect,
+  listen,
+  type Listener,
+  type Message,
+  MoatError,
+  type Pool,
+  type SendOptions,
+} from "../../mod.ts";
 import { openDevice } from "../../lib/verbs/mod.ts";
 import { UsageError } from "../support/program.ts";
 import { findPlace, type Place, type PlaceValues } from "./place.ts";
@@ -34,6 +44,9 @@ interface Meeting {
   close(): Promise<void>;
 }
 
+/** For so long a process that was left by another waits to hear who was lost in the first place. */
+const GRACE_MS = 2000;
+
 /** Another process has gone away. */
 export class RankLost extends Error {
   /** The name of the class. */
@@ -51,6 +64,8 @@ export class World implements AsyncDisposable {
   /** How many there are. */
   readonly size: number;
   readonly #channels: ReadonlyMap<number, Channel>;
+  /** The first that went away without closing its channel. */
+  readonly #gone = Promise.withResolvers<RankLost>();
 
   /** Use {@linkcode join}. */
   constructor(place: Place, by: string, channels: ReadonlyMap<number, Channel>) {
@@ -71,10 +86,40 @@ export class World implements AsyncDisposable {
     return this.#channels.get(rank)!;
   }
 
-  /** Says which rank an error of its channel is about. */
-  lost(rank: number, error: unknown): RankLost {
-    const { message } = error as Error;
-    return new RankLost(`rank ${rank} of ${this.size} is lost: ${message}`, { cause: error });
+  /** Sends to another process; throws {@linkcode RankLost}. */
+  async send(rank: number, bytes: Uint8Array, options?: SendOptions): Promise<void> {
+    try {
+      await this.to(rank).send(bytes, options);
+    } catch (error) {
+      throw await this.#lost(rank, error);
+    }
+  }
+
+  /** What another process sends next; throws {@linkcode RankLost}. */
+  async recv(rank: number): Promise<Message> {
+    try {
+      const message = await this.to(rank).recv();
+      if (message) return message;
+    } catch (error) {
+      throw await this.#lost(rank, error);
+    }
+    throw await this.#lost(rank);
+  }
+
+  /**
+   * Says which rank is lost when a channel has failed. One that closed its channel has left, as a rank does that has
+   * lost another: then it is the other that is named, if this process hears of it in time.
+   *
+   * @param error of the channel to this rank; undefined if it has ended
+   */
+  #lost(rank: number, error?: unknown): RankLost | Promise<RankLost> {
+    const message = error instanceof Error ? error.message : "it closed its channel";
+    const lost = new RankLost(`rank ${rank} of ${this.size} is lost: ${message}`, { cause: error });
+    const left = error === undefined ||
+      error instanceof MoatError && error.code === "CHANNEL_CLOSED";
+    if (left) return Promise.race([this.#gone.promise, sleep(GRACE_MS, lost)]);
+    this.#gone.resolve(lost);
+    return lost;
   }
 
   /**
@@ -85,16 +130,11 @@ export class World implements AsyncDisposable {
     const texts: string[] = [];
     texts[this.rank] = own;
     await Promise.all(this.others.map(async (rank) => {
-      try {
-        const sent = this.to(rank).send(new TextEncoder().encode(own));
-        sent.catch(() => {}); // told below, unless the receive fails first
-        using message = await this.to(rank).recv();
-        if (!message) throw new Error("it closed its channel");
-        texts[rank] = new TextDecoder().decode(message.bytes);
-        await sent;
-      } catch (error) {
-        throw this.lost(rank, error);
-      }
+      const sent = this.send(rank, new TextEncoder().encode(own));
+      sent.catch(() => {}); // told below, unless the receive fails first
+      using message = await this.recv(rank);
+      texts[rank] = new TextDecoder().decode(message.bytes);
+      await sent;
     }));
     return texts;
   }
