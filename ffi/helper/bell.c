@@ -59,7 +59,7 @@ EXPORT s32 moat_bell_watch(s32 bell, s32 fd, s32 conn) {
   if (fd < 0) return 0;  // a file: its completions come by the ring
   u32 events = EPOLLIN | EPOLLRDHUP;
   if (!c) events |= EPOLLOUT | EPOLLET;
-  if (c && transport_of(c)->event && !transport_of(c)->wakes) events |= EPOLLET;
+  if (c && !transport_of(c)->wakes) events |= EPOLLET;
   if (c && transport_of(c)->oneshot) events = EPOLLONESHOT;
   struct event e = { events, conn < 0 ? (u64)WATCH_PLAIN << 32 : (u64)WATCH_CONN << 32 | (u32)conn };
   return (s32)sys4(NR_epoll_ctl, bells[bell].epoll, 1, fd, &e);
@@ -199,7 +199,7 @@ EXPORT void *moat_bell_main(void *arg) {
         const struct transport *t = transport_of(c);
         c->ready = events[k].events;
         if (t->wakes) drain(b, c);
-        ring |= t->event ? t->event(c, (s32)i) : 1;
+        ring |= t->event(c, (s32)i);
       }
       unlock(&c->lock);
     }

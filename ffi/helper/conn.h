@@ -53,7 +53,7 @@ struct transport {
   // Those that may be 0:
   void (*remove)(struct conn *c);
   u32 (*held)(struct conn *c);            // what is under way besides what the queues say
-  int (*event)(struct conn *c, s32 me);   // its descriptor is ready: moves it on. 1: JavaScript has to look.
+  int (*event)(struct conn *c, s32 me);   // its descriptor, if it has one, is ready: moves it on. 1: JavaScript has to look.
   int (*tick)(struct conn *c, s32 me);    // now and then, while JavaScript sleeps
   f64 (*wants)(struct conn *c);           // see moat_conn_wants
   s32 (*land)(struct conn *c, s32 me, s32 op);

@@ -1,9 +1,11 @@
 // The helper of Moat: what cannot be TypeScript. One translation unit, freestanding, no libc.
-//   frames.c  what is behind each page; ops.c  operations and their guards; pools.c  buffers and pools
+//   frames.c  what is behind each page; ops.c  operations and their guards; copies.c  sends of copies
+//   pools.c   buffers and pools
 //   arena.c   views of frames for JavaScript to read; snapshot.c  versions of buffers; swap.c  page swapping
 //   mapped.c  pools whose first frames are the pages of a file
 //   chain.c   whoever else wants a signal; fault.c  the SIGSEGV handler; bus.c  the SIGBUS handler
 //   conn.c    connections: what the transports have in common (a handler that waits must move them on)
+//   bytes.c   the bytes of messages and headers, for all of them
 //   uring.c   the rings of io_uring that some transports submit to
 //   file.c    files, as connections whose other end is the disk
 //   shm.c     the shared-memory transport; shm_message.c  its messages, read in place
@@ -15,6 +17,7 @@
 // counts, exact below 2^53), because those are what a foreign call costs least with.
 #include "frames.c"
 #include "ops.c"
+#include "copies.c"
 #include "arena.c"
 #include "snapshot.c"
 #include "swap.c"
@@ -24,6 +27,7 @@
 #include "fault.c"
 #include "bus.c"
 #include "conn.c"
+#include "bytes.c"
 #include "uring.c"
 #include "file.c"
 #include "shm.c"
