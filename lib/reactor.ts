@@ -10,6 +10,7 @@ import { type Helper, helper } from "../ffi/helper.ts";
 import { C, checked, libc } from "../ffi/libc.ts";
 import { runtime } from "../ffi/runtime.ts";
 import type { PoolCore } from "./memory/core.ts";
+import { Patience } from "./patience.ts";
 
 /** Something that makes progress when its descriptor is ready. */
 export interface Source {
@@ -21,9 +22,6 @@ export interface Source {
   arm(): boolean;
 }
 
-// How long to look by ourselves after something happened before the doorbell is armed again. A wake-up
-// through the thread costs 20 to 60 us, a turn of the loop 2 us (measured in a virtual machine).
-const LINGER_MS = 0.1;
 const POLLS_PER_TURN = 8;
 
 class Reactor {
@@ -32,8 +30,8 @@ class Reactor {
   readonly #awake = new Set<Source>();
   readonly #all = new Set<Source>();
   readonly #pools = new Set<PoolCore>();
+  readonly #patience = new Patience();
   #running = false;
-  #lastEvent = 0;
   #pending = 0;
   #timer: ReturnType<typeof setInterval> | undefined;
 
@@ -69,7 +67,7 @@ class Reactor {
   /** Looks at a source in the coming turns. */
   wake(source: Source): void {
     this.#awake.add(source);
-    this.#lastEvent = performance.now();
+    this.#patience.began(performance.now());
     if (this.#running) return;
     this.#running = true;
     setImmediate(this.#turn);
@@ -86,7 +84,7 @@ class Reactor {
       else pool.tellFaults();
     }
     for (const source of this.#all) this.#awake.add(source);
-    this.#lastEvent = performance.now();
+    this.#patience.rang(performance.now());
     if (!this.#running) {
       this.#running = true;
       this.#turn();
@@ -108,14 +106,14 @@ class Reactor {
       this.#running = false;
       return;
     }
-    if (busy) this.#lastEvent = now;
-    else if (now - this.#lastEvent > LINGER_MS) {
+    if (busy) this.#patience.found(now);
+    else if (this.#patience.ends(now)) {
       for (const source of this.#awake) if (!source.arm()) this.#awake.delete(source);
       if (this.#awake.size === 0) {
         this.#running = false;
         return;
       }
-      this.#lastEvent = now;
+      this.#patience.began(now);
     }
     setImmediate(this.#turn);
   };
