@@ -31,7 +31,9 @@ import type { Transport } from "./transport.ts";
 
 const EAGAIN = 11, EPIPE = 32, ECANCELED = 125;
 
-const COPIED: Promise<SendResult>[] = [];
+// What small sends that are over at once resolve to, by their lengths: the program may keep any number of the promises,
+// and the garbage collector has nothing to look at.
+const COPIED = new Array<Promise<SendResult> | undefined>(1025);
 
 // Messages that are handed over one after another without a turn of the event loop: a program that receives in a loop
 // as fast as another sends shall not starve its timers and sockets.
@@ -171,8 +173,8 @@ export class Channel extends ByteChannel implements AsyncDisposable, AsyncIterab
       if (this.#eager(bytes)) {
         resolved.mapping?.assertUsable("send"); // its bytes were read just now
         if (asked === "move" && region) core.retire(region.state);
-        return length < 4
-          ? COPIED[length] ??= Promise.resolve(copied(length))
+        return length < COPIED.length
+          ? COPIED[length] ??= Promise.resolve(Object.freeze(copied(length)))
           : Promise.resolve(copied(length));
       }
     }

@@ -39,11 +39,11 @@ export interface SendOptions {
 /** What became of a send. */
 export interface SendResult {
   /** Bytes sent. */
-  bytes: number;
+  readonly bytes: number;
   /** The guard it had. */
-  guard: Exclude<Guard, "auto">;
+  readonly guard: Exclude<Guard, "auto">;
   /** True if the transport read the program's own pages. */
-  zeroCopy: boolean;
+  readonly zeroCopy: boolean;
 }
 
 /** Settings of {@linkcode Channel.recv}. */
