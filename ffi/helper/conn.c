@@ -222,9 +222,11 @@ EXPORT s32 moat_conn_recv(s32 i, s32 op) {
   if (c->state == CONN_BROKEN || c->state == CONN_ABORTED) {
     fail_queue(c, &c->rq, state_error(c->state));
   } else if (left_to_bell(c, &G.op[op])) {
-    c->kicked = 1;
-    bell_kick(c->bell);
     left = 1;
+    if (!c->carrying) {  // else it looks for more anyway when it has done that one
+      c->kicked = 1;
+      bell_kick(c->bell);
+    }
   } else {
     poll_locked(c, i);
     // The program may compute until it touches the buffer: the doorbell's thread shall move it on meanwhile.
