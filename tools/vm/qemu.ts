@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { PORTS } from "./guest.ts";
 
@@ -49,6 +50,7 @@ export function qemuCommand(machine: Machine): string[] {
     "mitigations=off",
     "audit=0",
     "tsc=reliable",
+    ...(machine.accel === "tcg" ? clockRate() : []),
     `moat.dir=${encodeURIComponent(directory)}`,
     `moat.out=${encodeURIComponent(machine.out)}`,
   ];
@@ -69,6 +71,19 @@ export function qemuCommand(machine: Machine): string[] {
     ...["-netdev", network(machine)],
     ...["-device", `virtio-net-pci,netdev=n0,mac=52:54:00:09:00:0${host}`],
   ];
+}
+
+/**
+ * The rate of the time stamp counter, which is the host's when the processor is emulated. Otherwise the guest's kernel
+ * measures it while it boots, and on a host that is busy with something else it has been off by a factor of
+ * eight (1860 s passed there in 220): then all of the guest's clocks and time limits are.
+ */
+function clockRate(): string[] {
+  const host = readFileSync("/proc/cpuinfo", "latin1");
+  if (!/^flags\s*:.* constant_tsc /m.test(host)) return [];
+  // Linux says twice the counter's rate there, in MHz.
+  const mhz = Number(/^bogomips\s*:\s*([\d.]+)$/m.exec(host)?.[1]) / 2;
+  return mhz > 0 ? [`tsc_early_khz=${Math.round(mhz * 1000)}`] : [];
 }
 
 /** Either a network with nobody else, or datagrams to the other VM. */
