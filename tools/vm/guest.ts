@@ -123,6 +123,11 @@ done`
       : ""
   }
 
+# The host's Deno may be writing these databases, and what is copied of them meanwhile need not fit together. They
+# are caches, and big: each is copied whole for its first change. Gone here, they stay on the host.
+caches=${quote(denoDirectory(env))}
+rm -f "$caches"/*_cache_v*
+
 # By pipes, because a port can be opened only once.
 mkfifo /run/moat.stdout /run/moat.stderr
 cat /run/moat.stdout >"\${port}1" &
@@ -152,6 +157,11 @@ wait $first
 wait $second
 echo $status >"\${port}3"
 `;
+}
+
+/** Where Deno keeps its caches. */
+function denoDirectory(env: Record<string, string>): string {
+  return env["DENO_DIR"] || `${env["XDG_CACHE_HOME"] || `${env["HOME"] ?? "/root"}/.cache`}/deno`;
 }
 
 /** A word for the shell. */
