@@ -124,9 +124,12 @@ done`
   }
 
 # The host's Deno may be writing these databases, and what is copied of them meanwhile need not fit together. They
-# are caches, and big: each is copied whole for its first change. Gone here, they stay on the host.
+# are caches, and big: each is copied whole for its first change. Gone here, they stay on the host: what is
+# below the directory that is shared for writing is not touched.
 caches=${quote(denoDirectory(env))}
-rm -f "$caches"/*_cache_v*
+if [ "$(stat -f -c %T "$caches" 2>/dev/null)" = overlayfs ]; then
+  rm -f "$caches"/*_cache_v*
+fi
 
 # By pipes, because a port can be opened only once.
 mkfifo /run/moat.stdout /run/moat.stderr
