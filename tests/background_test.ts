@@ -166,7 +166,8 @@ test("a program that sleeps has each message while the next is being brought in"
   {
     using ends = await pair(pool);
     const { here, there } = ends;
-    for (let round = 0; round < 5; round++) {
+    // Where there is but one processor, the doorbell's thread may have all four before anybody else gets a turn.
+    for (let round = 0; round < 5 || (early === 0 && round < 200); round++) {
       let told = 0;
       const receives = bufs.map((buf) =>
         here.recv(buf, { guard: "none" }).then(() => {
