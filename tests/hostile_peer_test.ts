@@ -61,11 +61,17 @@ async function warmUp(): Promise<void> {
 }
 await warmUp();
 
+/** Long enough for everybody who does greet, and as long as one takes who does not. */
+const PATIENCE = 20_000, IMPATIENCE = 600;
+
 /** Runs `body` with a pool and a listener; afterwards both serve a good peer, and nothing is left. */
-async function withVictim(body: (listener: Listener, pool: Pool) => Promise<void>): Promise<void> {
+async function withVictim(
+  body: (listener: Listener, pool: Pool) => Promise<void>,
+  timeout = PATIENCE,
+): Promise<void> {
   const before = leftovers();
   const pool = Pool.create({ bytes: 4 << 20 });
-  const listener = await listen(freshAddress(), { pool, timeout: 300 });
+  const listener = await listen(freshAddress(), { pool, timeout });
   await body(listener, pool);
   await assertServes(listener);
   const { freeFrames, reserveFrames } = pool.stats();
@@ -73,7 +79,7 @@ async function withVictim(body: (listener: Listener, pool: Pool) => Promise<void
   await listener.close();
   await pool.close();
   // A program's pipes may be closed a little after it has ended.
-  for (let i = 0; i < 100 && !isDeepStrictEqual(leftovers(), before); i++) {
+  for (let i = 0; i < 1000 && !isDeepStrictEqual(leftovers(), before); i++) {
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
   assert.deepEqual(leftovers(), before);
@@ -98,9 +104,13 @@ function hugePages(): number {
 }
 
 /** What becomes of connecting to a listener that does `talk`. */
-async function connectTo(pool: Pool, talk: (fd: number) => unknown): Promise<string> {
+async function connectTo(
+  pool: Pool,
+  talk: (fd: number) => unknown,
+  timeout = PATIENCE,
+): Promise<string> {
   const address = freshAddress(), answered = answerOnce(address, talk);
-  const code = await codeOf(connect(address, { pool, timeout: 300 }));
+  const code = await codeOf(connect(address, { pool, timeout }));
   await answered;
   return code;
 }
@@ -182,8 +192,8 @@ test("peers that say nothing: TIMED_OUT, and the listener serves others all the 
     await assertServes(listener);
     await Promise.all(silent.map(hungUp));
     close(silent);
-    assert.equal(await connectTo(pool, hungUp), "TIMED_OUT");
-  }));
+    assert.equal(await connectTo(pool, hungUp, IMPATIENCE), "TIMED_OUT");
+  }, IMPATIENCE));
 
 test("a peer that greets with our own memory talks to itself at most", () =>
   withVictim(async (listener) => {

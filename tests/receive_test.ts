@@ -148,7 +148,7 @@ test("a Worker that reads a buffer being received waits while the main thread is
   Atomics.store(state, 0, 1);
   Atomics.notify(state, 0);
   // This thread looks after nothing until the Worker has its data.
-  Atomics.wait(state, 1, 0, 4000);
+  Atomics.wait(state, 1, 0, 30_000);
   assert.equal(Atomics.load(state, 1), 1, "the Worker has read");
   assert.equal(await hash, sha256(pattern(5, LENGTH)));
   await received;

@@ -30,12 +30,12 @@ import { codeOf } from "./support/errors.ts";
 const KIB = 1 << 10, MIB = 1 << 20, POOL = 4 * MIB;
 
 async function until<T>(look: () => T | undefined | false): Promise<T> {
-  for (let i = 0; i < 1000; i++) {
+  for (let i = 0; i < 10_000; i++) {
     const found = look();
     if (found !== undefined && found !== false) return found;
     await sleep(2);
   }
-  throw new Error("it did not happen in 2 s");
+  throw new Error("it did not happen in 20 s");
 }
 
 // ---- a peer made of a bare socket
@@ -113,19 +113,25 @@ async function assertServes(listener: Listener): Promise<void> {
   await Promise.all([a.close(), b.close()]);
 }
 
+/** Long enough for everybody who does greet, and as long as one takes who does not. */
+const PATIENCE = 20_000, IMPATIENCE = 600;
+
 /** Runs `body` with a pool and a listener; afterwards both serve a good peer, and nothing is left. */
-async function withVictim(body: (listener: Listener, pool: Pool) => Promise<void>): Promise<void> {
+async function withVictim(
+  body: (listener: Listener, pool: Pool) => Promise<void>,
+  timeout = PATIENCE,
+): Promise<void> {
   const before = leftovers();
   const pool = Pool.create({ bytes: POOL });
-  const listener = await listen("tcp://127.0.0.1:0", { pool, timeout: 300 });
+  const listener = await listen("tcp://127.0.0.1:0", { pool, timeout });
   await body(listener, pool);
   await assertServes(listener);
-  for (let i = 0; i < 100 && pool.stats().bytesAvailable < POOL; i++) await sleep(10);
+  for (let i = 0; i < 1000 && pool.stats().bytesAvailable < POOL; i++) await sleep(10);
   const { freeFrames, reserveFrames, bytesAvailable } = pool.stats();
   assert.deepEqual([freeFrames, bytesAvailable], [reserveFrames, POOL]);
   await listener.close();
   await pool.close();
-  for (let i = 0; i < 100 && !isDeepStrictEqual(leftovers(), before); i++) await sleep(10);
+  for (let i = 0; i < 1000 && !isDeepStrictEqual(leftovers(), before); i++) await sleep(10);
   assert.deepEqual(leftovers(), before);
 }
 // Threads, sockets and caches that the first connection makes are no leftovers.
@@ -148,10 +154,14 @@ async function meet(listener: Listener): Promise<{ fd: number; channel: Channel 
 // ---- greetings
 
 /** What becomes of connecting to somebody who says `bytes` and hangs up, or does not. */
-async function connectTo(pool: Pool, bytes: Uint8Array, hang = false): Promise<string> {
+async function connectTo(
+  pool: Pool,
+  bytes: Uint8Array,
+  { hang = false, timeout = PATIENCE } = {},
+): Promise<string> {
   const server = listenSocket({ host: "127.0.0.1", port: 0 }, "here");
   const connecting = codeOf(
-    connect(`tcp://127.0.0.1:${portOf(server)}`, { pool, timeout: 300 }).then((c) => c.close()),
+    connect(`tcp://127.0.0.1:${portOf(server)}`, { pool, timeout }).then((c) => c.close()),
   );
   const fd = await until(() => {
     const got = acceptSocket(server);
@@ -196,9 +206,10 @@ test("a greeting that stops in the middle: PEER_LOST, or TIMED_OUT if the peer s
     await assertServes(listener);
     await hungUp(fd);
     libc().close(fd);
-    assert.equal(await connectTo(pool, hello().subarray(0, 20), true), "PEER_LOST");
-    assert.equal(await connectTo(pool, hello().subarray(0, 20)), "TIMED_OUT");
-  }));
+    const bytes = hello().subarray(0, 20);
+    assert.equal(await connectTo(pool, bytes, { hang: true }), "PEER_LOST");
+    assert.equal(await connectTo(pool, bytes, { timeout: IMPATIENCE }), "TIMED_OUT");
+  }, IMPATIENCE));
 
 // ---- frames
 
@@ -412,7 +423,7 @@ test("the last bytes of a message wake up who sleeps, however few they are", () 
         await sleep(30); // it has gone to sleep
       }
       assert.equal(
-        await Promise.race([received.then(() => "there"), sleep(1000, "lost")]),
+        await Promise.race([received.then(() => "there"), sleep(20_000, "lost", { ref: false })]),
         "there",
       );
       assertBytes(into.bytes, data, `after ${ends}`);
@@ -509,7 +520,7 @@ test("abort between two messages is told to the peer", () =>
 test("a header goes before the data, in the place of its first bytes", async () => {
   const server = listenSocket({ host: "127.0.0.1", port: 0 }, "here");
   const pool = Pool.create({ bytes: POOL }), core = coreOf(pool);
-  const settings = { timeout: 2000, signal: undefined, uids: [], raw: undefined };
+  const settings = { timeout: 20_000, signal: undefined, uids: [], raw: undefined };
   const address = parseAddress(`tcp://127.0.0.1:${portOf(server)}`) as HostAddress;
   const connecting = connectTcp(core, address, settings);
   const fd = await until(() => {

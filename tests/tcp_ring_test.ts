@@ -34,12 +34,12 @@ RING_FROM.send = 64 * KIB; // whatever this machine is calibrated to
 const skip = helper().moat_uring_probe() < 0 ? "io_uring cannot be had here" : false;
 
 async function until<T>(look: () => T | undefined | false, what: string): Promise<T> {
-  for (let i = 0; i < 2000; i++) {
+  for (let i = 0; i < 20_000; i++) {
     const found = look();
     if (found !== undefined && found !== false) return found;
     await sleep(1);
   }
-  throw new Error(`not in 2 s: ${what}`);
+  throw new Error(`not in 20 s: ${what}`);
 }
 
 const underWay = (pool: Pool): number =>
@@ -266,7 +266,7 @@ for (const place of [true, false]) {
 async function reach(): Promise<{ transport: TcpTransport; fd: number }> {
   const server = listenSocket({ host: "127.0.0.1", port: 0 }, "here");
   const address = parseAddress(`tcp://127.0.0.1:${portOf(server)}`) as HostAddress;
-  const settings = { timeout: 2000, signal: undefined, uids: [], raw: undefined };
+  const settings = { timeout: 20_000, signal: undefined, uids: [], raw: undefined };
   const connecting = connectTcp(coreOf(far), address, settings);
   const fd = await until(() => {
     const got = acceptSocket(server);
