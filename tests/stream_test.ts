@@ -10,6 +10,7 @@ import { helper, QUERY } from "../ffi/helper.ts";
 import { assertBytes, fill, pattern, sha256 } from "./support/bytes.ts";
 import { Child, freshAddress, other } from "./support/child.ts";
 import { pair } from "./support/pair.ts";
+import { settled } from "./support/settled.ts";
 import { http, pipeFile } from "./support/streams.ts";
 
 const KIB = 1 << 10, MIB = 1 << 20;
@@ -41,18 +42,6 @@ async function readAll(channel: Channel, most = 64 * KIB): Promise<Uint8Array> {
   const chunks: Uint8Array[] = [], p = new Uint8Array(most);
   for (let n; (n = await channel.read(p)) !== null;) chunks.push(p.slice(0, n));
   return Buffer.concat(chunks);
-}
-
-/** Waits until a count has been the same for 200 ms; what it is then. */
-async function settled(count: () => number): Promise<number> {
-  for (let last = count(), same = 0, looks = 0; same < 10; looks++) {
-    assert.ok(looks < 1000, "it goes on and on");
-    await new Promise((resolve) => setTimeout(resolve, 20));
-    const now = count();
-    same = now === last ? same + 1 : 0;
-    last = now;
-  }
-  return count();
 }
 
 async function readFull(channel: Channel, p: Uint8Array): Promise<void> {
@@ -184,11 +173,11 @@ test("a closed channel is the end of the stream for the peer, after what was wri
 test("both sides may close with a message half read", () =>
   withPair(async (here, there) => {
     const writes = [here.write(pattern(1, MIB)), there.write(pattern(1, 100_000))];
-    const p = new Uint8Array(10), settled = Promise.allSettled(writes);
+    const p = new Uint8Array(10), outcomes = Promise.allSettled(writes);
     assert.equal(await here.read(p), 10);
     assert.equal(await there.read(p), 10);
     await Promise.all([here.close(), there.close()]);
-    await settled;
+    await outcomes;
   }));
 
 test("a read that waits ends when the channel is closed or aborted here, or aborted there", async () => {
@@ -368,10 +357,10 @@ test("cancelling readable in the middle of a message releases it", () =>
 test("aborting writable ends a write that waits for the peer to read", () =>
   withPair(async (here, there) => {
     const writer = here.writable.getWriter(), written = writer.write(new Uint8Array(4 * MIB));
-    const settled = Promise.allSettled([written, writer.closed]);
+    const outcomes = Promise.allSettled([written, writer.closed]);
     await new Promise((resolve) => setTimeout(resolve, 20));
     await writer.abort(new Error("no more"));
-    for (const { status } of await settled) assert.equal(status, "rejected");
+    for (const { status } of await outcomes) assert.equal(status, "rejected");
     await assert.rejects(readAll(there), fails("PEER_ABORTED"));
   }));
 

@@ -1,7 +1,7 @@
 /**
  * The other side of many tests: connects to an address and does what it is told by its arguments.
  *
- *     peer.ts ADDRESS hold MS        receives and holds everything, and kills itself after MS
+ *     peer.ts ADDRESS hold MS        receives and holds everything, and kills itself MS after the first message
  *     peer.ts ADDRESS release        receives and releases at once, until the end
  *     peer.ts ADDRESS silent MS      neither receives nor sends, and kills itself after MS
  *     peer.ts ADDRESS dribble MS     sends messages of 1 MiB without end, and kills itself after MS
@@ -14,10 +14,13 @@ const [address, mode, ms] = process.argv.slice(2) as [string, string, string];
 const pool = Pool.create({ bytes: 64 << 20 });
 const channel = await connect(address, { pool });
 say("connected");
-if (ms) setTimeout(() => process.kill(process.pid, "SIGKILL"), Number(ms));
+const dieLater = (): unknown => setTimeout(() => process.kill(process.pid, "SIGKILL"), Number(ms));
+if (ms && mode !== "hold") dieLater();
 if (mode === "hold") {
   const held: Message[] = [];
-  for await (const message of channel) held.push(message);
+  for await (const message of channel) {
+    if (held.push(message) === 1) dieLater();
+  }
 } else if (mode === "release") {
   for await (using message of channel) void message.byteLength;
   await channel.close();
