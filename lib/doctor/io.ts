@@ -13,7 +13,7 @@ import { type Finding, reason, Section } from "./finding.ts";
 import type { Host } from "./host.ts";
 import { readLine, systemCall } from "./system.ts";
 
-const EPERM = 1, ENOSYS = 38;
+const EPERM = 1, ENOMEM = 12, ENOSYS = 38;
 
 const IO_URING_REGISTER = 427, REGISTER_PROBE = 8;
 const OPERATIONS = 64, SEND_ZC = 47;
@@ -50,7 +50,7 @@ function lookAtUring(section: Section, host: Host): boolean {
     const { fd, fixed, refused } = ringOf(coreOf(pool));
     if (refused) {
       section.limited("io-uring", "io_uring", `${reason(refused)}; sockets do its work`, {
-        mend: refused.errno === 12 ? "ulimit -l unlimited" : undefined,
+        mend: refused.errno === ENOMEM ? "ulimit -l unlimited" : undefined,
       });
       return false;
     }
@@ -89,6 +89,8 @@ function refusal(errno: number, host: Host): [why: string, mend: string | undefi
     ];
   }
   if (errno === ENOSYS) return ["ENOSYS: the kernel was built without it", "a kernel with it"];
+  // Locked memory is counted by user, so other programs of the same user may have taken all of it.
+  if (errno === ENOMEM) return ["io_uring_setup: ENOMEM", "ulimit -l unlimited"];
   return [`io_uring_setup: ${errnoName(errno)}`, undefined];
 }
 
