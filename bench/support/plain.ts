@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { rmSync } from "node:fs";
 import { connect, createServer, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -35,7 +36,10 @@ export type Where = { port: number } | { path: string };
 
 let paths = 0;
 function freshPath(): string {
-  return join(tmpdir(), `moat-bench-${process.pid}-${paths++}.sock`);
+  const path = join(tmpdir(), `moat-bench-${process.pid}-${paths++}.sock`);
+  rmSync(path, { force: true }); // of a process that was killed, and had the same number
+  process.once("exit", () => rmSync(path, { force: true }));
+  return path;
 }
 
 // ---- Deno
