@@ -1,31 +1,28 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { after, before, test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { type Channel, type Guard, listen, Pool } from "../mod.ts";
 import { helper } from "../ffi/helper.ts";
 import type { Order, Result } from "./programs/overwriter.ts";
+import { asleep } from "./support/asleep.ts";
 import { pattern, sha256 } from "./support/bytes.ts";
 import { Child, other } from "./support/child.ts";
 
 const KIB = 1 << 10, MIB = 1 << 20;
 const SIZES = [1, 4095, 4096, 4097, 64 * KIB + 1, MIB, 16 * MIB];
 
-// How long this process does not look when the write, or the read, over there is to come first. Milliseconds.
-const MOMENT = 60;
-
 // What is in the way of the message: more than the sockets' buffers take, so that it is in flight for sure.
 const PLUGS = 2;
 
 /** The tests with what the other process is started with. */
 function tests(name: "io_uring" | "sockets", args: string[]): void {
-  let pool: Pool, control: Channel, data: Channel, end = (): void => {};
+  let pool: Pool, control: Channel, data: Channel, over: Child, end = (): void => {};
   before(async () => {
     pool = Pool.create({ bytes: 96 * MIB });
     const listener = await listen("tcp://127.0.0.1:0", { pool });
     const scope = { after: (fn: () => void) => end = fn };
-    const child = new Child(scope, "overwriter", [listener.address, ...args], other());
-    const ended = child.exit.then(({ stderr }) => Promise.reject(new Error(stderr)));
+    over = new Child(scope, "overwriter", [listener.address, ...args], other());
+    const ended = over.exit.then(({ stderr }) => Promise.reject(new Error(stderr)));
     ended.catch(() => {});
     control = await Promise.race([listener.accept(), ended]);
     data = await Promise.race([listener.accept(), ended]);
@@ -59,7 +56,7 @@ function tests(name: "io_uring" | "sockets", args: string[]): void {
     order({ act: "send", guard, size, offset: size > MIB ? 4093 : 1, plug: PLUGS });
     await answer(); // posted
     const waits = guard === "wait" && size > 16 * KIB;
-    if (waits) await sleep(MOMENT);
+    if (waits) await asleep(over.process.pid!); // in the write
     else if (guard !== "wait") await answer(); // written
     for (let i = 0; i < PLUGS; i++) (await data.recv())!.release();
     using message = await data.recv();
@@ -96,7 +93,7 @@ function tests(name: "io_uring" | "sockets", args: string[]): void {
     test(`${name}: a read of a buffer of ${size} bytes waits for them, in the middle of JavaScript`, async () => {
       order({ act: "receive", size, offset: 4093 });
       await answer(); // posted
-      await sleep(MOMENT);
+      await asleep(over.process.pid!); // in the read
       await data.send(pattern(5, size), { guard: "copy" });
       const result = await answer<Result>();
       assert.equal(result.read, sha256(pattern(5, size)));
