@@ -132,15 +132,17 @@ export function peerCredentials(fd: number): { pid: number; uid: number } {
   return { pid: view.getInt32(UCRED.pid, true), uid: view.getUint32(UCRED.uid, true) };
 }
 
-// A struct msghdr, its iovec and its control data in one block that keeps its address.
+// A struct msghdr, its iovec, its control data and the packet itself in one block that keeps its address: what only
+// an address in it tells of could be collected before the call.
 const MOST_FDS = 4;
 const IOV = MSGHDR.size, CONTROL = IOV + 16, CONTROL_SIZE = 16 + MOST_FDS * 4;
+const DATA = CONTROL + CONTROL_SIZE;
 
-function header(data: Uint8Array): { block: Uint8Array; view: DataView } {
-  const block = new Uint8Array(CONTROL + CONTROL_SIZE), view = new DataView(block.buffer);
+function header(bytes: number): { block: Uint8Array; view: DataView } {
+  const block = new Uint8Array(DATA + bytes), view = new DataView(block.buffer);
   const base = runtime().addressOf(block);
-  view.setBigUint64(IOV, BigInt(runtime().addressOf(data)), true);
-  view.setBigUint64(IOV + 8, BigInt(data.length), true);
+  view.setBigUint64(IOV, BigInt(base + DATA), true);
+  view.setBigUint64(IOV + 8, BigInt(bytes), true);
   view.setBigUint64(MSGHDR.iov, BigInt(base + IOV), true);
   view.setBigUint64(MSGHDR.iovlen, 1n, true);
   view.setBigUint64(MSGHDR.control, BigInt(base + CONTROL), true);
@@ -149,7 +151,8 @@ function header(data: Uint8Array): { block: Uint8Array; view: DataView } {
 
 /** Sends a packet with descriptors. */
 export function sendPacket(fd: number, data: Uint8Array, fds: readonly number[]): void {
-  const { block, view } = header(data);
+  const { block, view } = header(data.length);
+  block.set(data, DATA);
   const length = 16 + fds.length * 4;
   if (fds.length > 0) {
     view.setBigUint64(MSGHDR.controllen, BigInt((length + 7) & ~7), true);
@@ -170,8 +173,7 @@ export interface Packet {
 
 /** Receives a packet with its descriptors, which are the caller's to close. */
 export function receivePacket(fd: number, most: number): Packet | undefined {
-  const data = new Uint8Array(most);
-  const { block, view } = header(data);
+  const { block, view } = header(most);
   view.setBigUint64(MSGHDR.controllen, BigInt(CONTROL_SIZE), true);
   const n = libc().recvmsg(fd, block, C.MSG_DONTWAIT | C.MSG_CMSG_CLOEXEC);
   if (n < 0) {
@@ -187,5 +189,5 @@ export function receivePacket(fd: number, most: number): Packet | undefined {
     for (let at = 16; at + 4 <= end; at += 4) fds.push(view.getInt32(CONTROL + at, true));
   }
   const truncated = (view.getInt32(MSGHDR.flags, true) & (C.MSG_CTRUNC | 0x20)) !== 0;
-  return { data: data.subarray(0, n), fds, truncated };
+  return { data: block.slice(DATA, DATA + n), fds, truncated };
 }

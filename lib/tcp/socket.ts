@@ -5,7 +5,6 @@
  */
 import { MoatError, systemError } from "../../ffi/errors.ts";
 import { C, checked, errno, libc } from "../../ffi/libc.ts";
-import { runtime } from "../../ffi/runtime.ts";
 import { SOCKADDR_IN6 } from "../../ffi/verbs_layout.ts";
 import {
   formatAddress,
@@ -124,7 +123,7 @@ function nameOf(fd: number, call: "getsockname" | "getpeername"): SocketAddress 
   const bytes = new Uint8Array(SOCKADDR_IN6.size), length = new Uint8Array(4);
   new DataView(length.buffer).setUint32(0, bytes.length, true);
   if (libc()[call](fd, bytes, length) !== 0) return undefined;
-  return readAddress(runtime().addressOf(bytes));
+  return readAddress(new DataView(bytes.buffer)); // by its address it might be collected meanwhile
 }
 
 /** The port a socket is bound to. */

@@ -8,7 +8,7 @@ import { errno } from "../../ffi/libc.ts";
 import { rdmacm } from "../../ffi/rdmacm.ts";
 import { runtime } from "../../ffi/runtime.ts";
 import { CM_OPTION, PORT_SPACE } from "../../ffi/verbs_enums.ts";
-import { RDMA_CM_ID } from "../../ffi/verbs_layout.ts";
+import { RDMA_CM_ID, SOCKADDR_IN6 } from "../../ffi/verbs_layout.ts";
 import { type CmEvent, eventError, type RawEvent } from "./cm_event.ts";
 import { type ConnectionOptions, writeConnection } from "./connection_options.ts";
 import { type Context, contextAt } from "./context.ts";
@@ -179,7 +179,7 @@ export class CmId extends Resource implements EventTarget {
 
   #address(offset: number): SocketAddress | undefined {
     this.assertOpen();
-    return readAddress(this.address + offset);
+    return readAddress(structAt(this.address + offset, SOCKADDR_IN6.size));
   }
 
   #view(): DataView {

@@ -8,7 +8,6 @@ import { isIP } from "node:net";
 import { C } from "../../ffi/libc.ts";
 import { MoatError } from "../../ffi/errors.ts";
 import { SOCKADDR_IN, SOCKADDR_IN6 } from "../../ffi/verbs_layout.ts";
-import { structAt } from "./native.ts";
 
 /** An IP address and a port. */
 export interface SocketAddress {
@@ -84,9 +83,8 @@ function groupsOf(address: string): number[] {
   return [...first, ...new Array<number>(8 - first.length - last.length).fill(0), ...last];
 }
 
-/** Reads a `struct sockaddr` at an address; `undefined` if it is of no IP family. */
-export function readAddress(address: number): SocketAddress | undefined {
-  const view = structAt(address, SOCKADDR_IN6.size);
+/** Reads a `struct sockaddr`, with the room that any needs; `undefined` if it is of no IP family. */
+export function readAddress(view: DataView): SocketAddress | undefined {
   const family = view.getUint16(SOCKADDR_IN.family, true), port = view.getUint16(SOCKADDR_IN.port);
   if (family === C.AF_INET) {
     const part = (i: number): number => view.getUint8(SOCKADDR_IN.addr + i);
