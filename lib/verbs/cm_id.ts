@@ -240,8 +240,10 @@ export class CmId extends Resource implements EventTarget {
   ): Promise<void> {
     const { timeout = 2000, signal, source } = options;
     const numeric = await numericHost(host);
-    const to = writeAddress(numeric, port);
-    const from = source === undefined ? undefined : writeAddress(source, 0);
+    // In one block, so that the one which is passed keeps the other.
+    const ends = new Uint8Array(2 * SOCKADDR_IN6.size);
+    ends.set(writeAddress(numeric, port));
+    if (source !== undefined) ends.set(writeAddress(source, 0), SOCKADDR_IN6.size);
     this.#peer = formatAddress({ host: numeric, port });
     await this.#await(
       "resolving",
@@ -249,8 +251,8 @@ export class CmId extends Resource implements EventTarget {
       () => {
         const r = rdmacm().rdma_resolve_addr(
           this.address,
-          from ? runtime().addressOf(from) : 0,
-          to,
+          source === undefined ? 0 : runtime().addressOf(ends) + SOCKADDR_IN6.size,
+          ends,
           timeout,
         );
         this.#check("rdma_resolve_addr", r, this.#peer!);
@@ -321,7 +323,7 @@ export class CmId extends Resource implements EventTarget {
       "connecting to",
       "ESTABLISHED",
       () => {
-        this.#check("rdma_connect", rdmacm().rdma_connect(this.address, parameters.bytes), "");
+        this.#check("rdma_connect", rdmacm().rdma_connect(this.address, parameters), "");
       },
       options.timeout ?? 10_000,
       options.signal,
@@ -390,7 +392,7 @@ export class CmId extends Resource implements EventTarget {
       "accepting",
       "ESTABLISHED",
       () => {
-        this.#check("rdma_accept", rdmacm().rdma_accept(this.address, parameters.bytes), "");
+        this.#check("rdma_accept", rdmacm().rdma_accept(this.address, parameters), "");
       },
       options.timeout ?? 10_000,
       options.signal,

@@ -24,22 +24,16 @@ export interface ConnectionOptions {
   rnrRetryCount?: number;
 }
 
-/** A `struct rdma_conn_param` and the private data it points to. */
-export interface ConnectionParameters {
-  /** The struct. */
-  readonly bytes: Uint8Array;
-  /** What it points to, to be kept as long. */
-  readonly privateData: Uint8Array;
-}
-
 /**
- * Writes a `struct rdma_conn_param`.
+ * Writes a `struct rdma_conn_param`, and behind it the private data that it points to: elsewhere that could be
+ * collected before it is used.
  *
  * @throws {MoatError} `INVALID_ARGUMENT`
  */
-export function writeConnection(options: ConnectionOptions): ConnectionParameters {
+export function writeConnection(options: ConnectionOptions): Uint8Array {
   const { privateData = new Uint8Array(0), flowControl = false } = options;
-  const at = RDMA_CONN_PARAM, bytes = new Uint8Array(at.size), view = new DataView(bytes.buffer);
+  const at = RDMA_CONN_PARAM, bytes = new Uint8Array(at.size + privateData.length);
+  const view = new DataView(bytes.buffer);
   const byte = (offset: number, name: string, value: number, most: number): void => {
     if (!Number.isInteger(value) || value < 0 || value > most) {
       throw new MoatError("INVALID_ARGUMENT", `${name} ${value}`, {
@@ -48,13 +42,13 @@ export function writeConnection(options: ConnectionOptions): ConnectionParameter
     }
     view.setUint8(offset, value);
   };
-  const copy = privateData.slice();
-  if (copy.length > 0) write64(view, at.privateData, runtime().addressOf(copy));
-  byte(at.privateDataLen, "bytes of private data:", copy.length, 255);
+  bytes.set(privateData, at.size);
+  if (privateData.length > 0) write64(view, at.privateData, runtime().addressOf(bytes) + at.size);
+  byte(at.privateDataLen, "bytes of private data:", privateData.length, 255);
   byte(at.responderResources, "responderResources", options.responderResources ?? 1, 255);
   byte(at.initiatorDepth, "initiatorDepth", options.initiatorDepth ?? 1, 255);
   byte(at.flowControl, "flowControl", flowControl ? 1 : 0, 1);
   byte(at.retryCount, "retryCount", options.retryCount ?? 7, 7);
   byte(at.rnrRetryCount, "rnrRetryCount", options.rnrRetryCount ?? 7, 7);
-  return { bytes, privateData: copy };
+  return bytes;
 }
