@@ -10,7 +10,7 @@ import { after, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { OLDEST } from "../ffi/runtime.ts";
 import { listen, Pool } from "../mod.ts";
-import { command, type Exit, freshAddress, here, other } from "./support/child.ts";
+import { command, type Exit, freshAddress, here, other, share } from "./support/child.ts";
 
 const EXAMPLES = fileURLToPath(new URL("../examples", import.meta.url));
 const directory = mkdtempSync(join(tmpdir(), "moat-demo-test-"));
@@ -69,7 +69,7 @@ for (const runtimes of new Set([`${here},${other()}`, `${other()},${here}`])) {
   });
 }
 
-for (const guard of ["auto", "wait", "move", "copy"]) {
+for (const guard of share(["auto", "wait", "move", "copy"])) {
   test(`the demo arrives intact with "${guard}"`, async () => {
     const ended = await demo([...small, "--guard", guard]);
     assert.equal(ended.code, 0, ended.stdout + ended.stderr);
@@ -170,7 +170,7 @@ const wrong: [args: string[], message: RegExp][] = [
   [["file"], /'file'/],
 ];
 
-for (const [args, message] of wrong) {
+for (const [args, message] of share(wrong)) {
   const shown = args.join(" ").replace(directory, "DIRECTORY");
   test(`the demo refuses ${shown} with status 2`, async () => {
     const { code, stdout, stderr } = await demo(args);

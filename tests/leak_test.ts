@@ -53,13 +53,13 @@ test("1,000,000 sends leave descriptors, mappings, frames, operations and memory
     }
     await Promise.all(flying.splice(0));
   }
-  await send(500_000); // caches, compiled code and the heap find their sizes
+  await send(250_000); // caches, compiled code and the heap find their sizes
   const before = [resources()];
-  await send(250_000);
+  await send(125_000);
   before.push(resources());
   await send(1_000_000);
   const after = [resources()];
-  await send(250_000);
+  await send(125_000);
   after.push(resources());
   for (
     const key of ["descriptors", "operations", "mappings", "heap", "shared", "resident"] as const

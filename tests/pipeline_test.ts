@@ -8,7 +8,7 @@ import { after, before, test } from "node:test";
 import { pipeline } from "node:stream/promises";
 import type { Usage } from "./programs/pipeline.ts";
 import { pattern } from "./support/bytes.ts";
-import { Child, freshAddress, here, other } from "./support/child.ts";
+import { Child, freshAddress, here, other, share } from "./support/child.ts";
 
 const MIB = 1 << 20;
 const SOAK = process.env["MOAT_SOAK"] === "1";
@@ -55,7 +55,7 @@ before(async () => {
 const MOST = SOAK ? 0.5 : 0.8, ROUNDS = 3;
 const cost = ([sender, receiver]: [Usage, Usage]): number => sender.cpu + receiver.cpu;
 
-for (const transport of ["shm", "tcp"]) {
+for (const transport of share(["shm", "tcp"])) {
   test(`a mapped file sent over ${transport}:// and stored from the pages it comes in arrives, for ${MOST} of the processor's time at most`, async (t) => {
     const address = transport === "shm" ? freshAddress() : "tcp://127.0.0.1:0";
     const scope = { after: (fn: () => void) => t.after(fn) }, ratios: number[] = [];
