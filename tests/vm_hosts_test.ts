@@ -27,7 +27,7 @@ async function boot(): Promise<void> {
     ...[7472, 7473].map((port) => `(${patiently(program(other(), "silent", address(port)))}) &`),
     "wait",
   ];
-  const common = { link: createLink(), loss: 0.1, timeout: 300 };
+  const common = { link: createLink(), loss: 0.1, timeout: 300, cpus: 1 };
   hosts = await Promise.all([
     startVm({ command: ["sh", "-c", first.join("\n")], host: 1, ...common }),
     startVm({ command: ["sh", "-c", second.join("\n")], host: 2, ...common }),
