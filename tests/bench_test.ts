@@ -128,7 +128,12 @@ describe("results", () => {
 
   test("an overlap is 1 if both take no longer than the computation, 0 if one follows the other", () => {
     const times = (both: number): number =>
-      overlap({ transfer: [100, 100, 900], compute: [100], both: [both] });
+      // In each round as much as in the others, however fast the machine just is.
+      overlap({
+        transfer: [100, 300, 100],
+        compute: [100, 300, 110],
+        both: [both, 3 * both, 0],
+      });
     assert.deepEqual([times(100), times(150), times(200), times(400), times(90)], [
       1,
       0.5,

@@ -43,12 +43,12 @@ async function run(context: Context): Promise<Result[]> {
       }): the write and the read begun`;
     results.push({
       ...{ part: "overlap", series, runtime, at: { transport, bytes, side, end } },
-      ...{ value: share(line), unit: "ratio", statistic: "of medians", samples: both.length },
+      ...{ value: share(line), unit: "ratio", statistic: "median", samples: both.length },
       how:
-        `${what}; 1 - (both - C) / T of medians, cut off at 0 and 1: T, the transfer alone, ${
+        `${what}; 1 - (both - C) / T of each round, cut off at 0 and 1; in the median T, the transfer alone, is ${
           us[0]
         } us; ` +
-        `C, a computation, ${us[1]} us; both at once, ${us[2]} us` +
+        `C, a computation as long, ${us[1]} us; both at once, ${us[2]} us` +
         (end === "stream" ? ", each a message" : ""),
     });
   };

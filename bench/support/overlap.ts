@@ -25,11 +25,14 @@ export interface Begun {
 
 /**
  * The share of the transfer that the computation hides, as the OSU benchmarks define it: 1 if doing both takes no longer
- * than the computation, 0 if it takes as long as one after the other. Of medians, and cut off at 0 and 1.
+ * than the computation, 0 if it takes as long as one after the other. The median of the rounds, cut off at 0 and 1.
+ *
+ * Of each round by itself, because a machine is not as fast from one to the next: a computation that was as long as
+ * another round's transfer may be shorter than this one's, and then nothing could hide all of it.
  */
 export function overlap({ transfer, compute, both }: OverlapTimes): number {
-  const hidden = 1 - (median(both) - median(compute)) / median(transfer);
-  return Math.max(0, Math.min(1, hidden));
+  const hidden = transfer.map((time, i) => 1 - (both[i]! - compute[i]!) / time);
+  return Math.max(0, Math.min(1, median(hidden)));
 }
 
 let sink = 0;
@@ -52,9 +55,12 @@ function stepsPerMicrosecond(): number {
   }));
 }
 
-/** Measures all three in turns; the computation is as long as the transfer was found to be. */
+/** A single transfer now and then takes much longer than others. */
+const RECENT = 9;
+
+/** Measures all three in turns; the computation is as long as the last transfers were. */
 export async function measureOverlap(rounds: number, begin: () => Begun): Promise<OverlapTimes> {
-  const speed = stepsPerMicrosecond();
+  let speed = stepsPerMicrosecond();
   const run = async (steps: number, transfer: boolean): Promise<number> => {
     const start = performance.now();
     const begun = transfer ? begin() : undefined;
@@ -69,10 +75,16 @@ export async function measureOverlap(rounds: number, begin: () => Begun): Promis
   const warm: number[] = [];
   for (let i = 0; i < Math.max(10, rounds); i++) warm.push(await run(0, true));
   const times: OverlapTimes = { transfer: [], compute: [], both: [] };
-  const steps = Math.max(1, Math.round(median(warm.slice(warm.length >> 1)) * speed));
+  const recent = warm.slice(-RECENT);
   for (let round = 0; round < rounds; round++) {
-    times.transfer.push(await run(0, true));
-    times.compute.push(await run(steps, false));
+    const transfer = await run(0, true);
+    recent.shift();
+    recent.push(transfer);
+    const steps = Math.max(1, Math.round(median(recent) * speed));
+    const compute = await run(steps, false);
+    speed = steps / compute; // it is not the same for long
+    times.transfer.push(transfer);
+    times.compute.push(compute);
     times.both.push(await run(steps, true));
   }
   return times;
@@ -89,24 +101,23 @@ export async function measureStream(
   messages: number,
   stream: (before: () => void) => Promise<void>,
 ): Promise<OverlapTimes> {
-  const speed = stepsPerMicrosecond();
+  let speed = stepsPerMicrosecond();
   const time = async (run: () => void | Promise<void>): Promise<number> => {
     const start = performance.now();
     await run();
     return (performance.now() - start) * 1000 / messages;
   };
   const alone = (): Promise<number> => time(() => stream(() => {}));
-  const warm: number[] = [];
-  for (let i = 0; i < 5; i++) warm.push(await alone());
-  const steps = Math.max(1, Math.round(median(warm.slice(2)) * speed));
+  for (let i = 0; i < 5; i++) await alone();
   const times: OverlapTimes = { transfer: [], compute: [], both: [] };
   for (let round = 0; round < rounds; round++) {
-    times.transfer.push(await alone());
-    times.compute.push(
-      await time(() => {
-        for (let i = 0; i < messages; i++) spin(steps);
-      }),
-    );
+    const transfer = await alone(), steps = Math.max(1, Math.round(transfer * speed));
+    const compute = await time(() => {
+      for (let i = 0; i < messages; i++) spin(steps);
+    });
+    speed = steps / compute;
+    times.transfer.push(transfer);
+    times.compute.push(compute);
     times.both.push(await time(() => stream(() => spin(steps))));
   }
   return times;
