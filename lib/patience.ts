@@ -9,8 +9,8 @@ const LINGER_MS = 0.1;
 /** From one event to the next, which we were woken for: by looking it would have been found, or nearly. */
 const SOON_MS = LINGER_MS + 0.06;
 /**
- * Where so many times in a row nothing came while we looked, looking only takes a processor from somebody: from the peer
- * that is waited for, or from the thread that copies for it.
+ * Where so many times in a row nothing came while we looked, looking only takes a processor from somebody: from the
+ * peer that is waited for, or from the thread that copies for it.
  */
 const IN_VAIN = 3;
 

@@ -8,7 +8,7 @@ function looks(patience: Patience, now: number): number {
   for (let at = now;; at += 0.002) if (patience.ends(at)) return at;
 }
 
-/** Something rings so many times, each so many milliseconds after the one before. Returns how long was looked after the last. */
+/** Something rings so many times, each so many milliseconds after the last. Returns how long was looked at the end. */
 function rings(patience: Patience, times: number, gap: number, from = 0): number {
   let now = from, slept = now;
   for (let i = 0; i < times; i++) {

@@ -99,7 +99,7 @@ function quote(word: string): string {
   return `'${word.replaceAll("'", `'\\''`)}'`;
 }
 
-/** What the guest does: one script after the other as they come, until one is empty. It says on a line of stdout when one is done. */
+/** What the guest does: one script after the other as they come, until one is empty. It says when one is done. */
 function script(out: string, limit: number): string {
   return `cd ${quote(ROOT)}
 i=0
