@@ -51,7 +51,7 @@ function start(words: string[], { script = "", unshare, env = {} }: Surroundings
     const { status, signal, stdout, stderr } = spawnSync(program!, rest, {
       encoding: "utf8",
       env: { ...process.env, ...env, dir },
-      timeout: 60_000,
+      timeout: 120_000,
     });
     assert.equal(signal, null, stderr);
     return { status, stdout, stderr };

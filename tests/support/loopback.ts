@@ -60,7 +60,7 @@ export function loopback(options: LoopbackOptions = {}): Loopback {
   for (const [{ qp }, peer, may] of [[a, b, EVERYTHING], [b, a, access]] as const) {
     qp.init({ access: may });
     qp.rtr({ destQpNum: peer.qp.qpNum, remoteGid: gid, sgidIndex: gid.index, minRnrTimer: 1 });
-    qp.rts({ timeout: 8, retryCount: 2, ...rts });
+    qp.rts({ timeout: 14, retryCount: 7, ...rts });
   }
   return { context, pd, a, b, [Symbol.dispose]: () => context.close() };
 }

@@ -33,8 +33,8 @@ function prepare(id: CmId): Side {
 
 async function resolved(port: number): Promise<CmId> {
   const id = CmId.create();
-  await id.resolveAddr(HOST, port, { timeout: 2000 });
-  await id.resolveRoute({ timeout: 2000 });
+  await id.resolveAddr(HOST, port, { timeout: 20_000 });
+  await id.resolveRoute({ timeout: 20_000 });
   return id;
 }
 

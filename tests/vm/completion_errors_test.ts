@@ -119,7 +119,7 @@ test("a receive into memory without localWrite fails at both sides", async () =>
 });
 
 test("a peer whose queue pair is gone does not acknowledge", async () => {
-  using loop = loopback();
+  using loop = loopback({ rts: { timeout: 8, retryCount: 2 } });
   const { a, b } = loop;
   b.qp.close();
   a.qp.send(a.memory.segment(0, 8));

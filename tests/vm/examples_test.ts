@@ -45,7 +45,7 @@ class Program {
 
   /** Waits until something is so, which is not once the program has ended. */
   async until(what: string, so: () => boolean): Promise<void> {
-    for (const end = Date.now() + 30_000; !so(); await sleep(100)) {
+    for (const end = Date.now() + 90_000; !so(); await sleep(100)) {
       assert.equal(this.code, undefined, `${this.name} ended early:\n${this.#said}`);
       assert.ok(Date.now() < end, `${this.name}: no sign of ${what}:\n${this.#said}`);
     }
@@ -53,7 +53,7 @@ class Program {
 
   /** Waits for its end. A program that hangs is killed, which is no way to end either. */
   async ends(status: number): Promise<Printed> {
-    const timer = setTimeout(() => this.kill(), 60_000);
+    const timer = setTimeout(() => this.kill(), 120_000);
     await this.#exit;
     clearTimeout(timer);
     assert.equal(this.code, status, `${this.name} ended with ${this.code}:\n${this.#said}`);
