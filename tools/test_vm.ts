@@ -10,6 +10,7 @@ import { fileURLToPath } from "node:url";
 import { stripVTControlCharacters } from "node:util";
 import type { Runtime } from "./test_output.ts";
 import type { Finished } from "./test_process.ts";
+import { quote } from "./vm/guest.ts";
 import { DIED, startVm } from "./vm/vm.ts";
 
 /** Where the test files are that run in the VM. */
@@ -93,10 +94,6 @@ async function runJobs(
   finished.fault = fault ?? `the VM ended with status ${status}`;
   finished.output += stderr;
   onFinished(job, finished);
-}
-
-function quote(word: string): string {
-  return `'${word.replaceAll("'", `'\\''`)}'`;
 }
 
 /** What the guest does: one script after the other as they come, until one is empty. It says when one is done. */

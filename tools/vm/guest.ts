@@ -168,6 +168,6 @@ function denoDirectory(env: Record<string, string>): string {
 }
 
 /** A word for the shell. */
-function quote(word: string): string {
+export function quote(word: string): string {
   return `'${word.replaceAll("'", `'\\''`)}'`;
 }
